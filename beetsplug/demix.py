@@ -1,0 +1,338 @@
+"""Separate tracks of the library into vocals, drums, bass and other.
+
+Stems are saved next to the original tracks and recorded in the library. Every `beet` call imports this module: what separates
+(torch, and all that comes with it) is imported by the command alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from beets import ui
+from beets.exceptions import UserError
+from beets.plugins import BeetsPlugin
+from beets.util.units import human_bytes
+from beets.util.units import human_seconds as duration
+
+from demixr_daemon import library, stems
+from demixr_daemon.errors import DemixrError, SettingError, shown
+from demixr_daemon.settings import BITS, FORMATS, QUANTIZATIONS, TARGETS, Options, section_defaults
+
+if TYPE_CHECKING:
+    from beets.importer import ImportSession, ImportTask
+    from beets.library import Album, Item, Library
+
+    from demixr_daemon.separation.loading import LoadedModel
+    from demixr_daemon.separation.models import Model, ModelStore
+
+# Stem files against the size of the samples in them: what music typically comes to.
+_FLAC_RATIO = 0.55
+
+
+class Action(NamedTuple):
+    """What is to be done with one track."""
+
+    item: Item
+    folder: Path | None
+    current: stems.StemSet | None
+    """The stem set that is as wanted already."""
+    reason: str
+    """Why there is work to do, or what is wrong with the track."""
+    failed: bool = False
+
+
+class DemixPlugin(BeetsPlugin):
+    """The ``demix`` command, its fields, the import hook, and stems that follow their track."""
+
+    item_types = library.ITEM_TYPES
+
+    def __init__(self) -> None:
+        super().__init__("demix")
+        self.config.add(section_defaults())
+        for stem in (*TARGETS, "instrumental"):
+            self.template_fields[f"stems_{stem}"] = _field(stem)
+        for event in ("item_moved",):
+            self.register_listener(event, self.follow)
+        self.register_listener("import_task_created", self.leave_stems_alone)
+        if self.config["auto"].get(bool):
+            self.register_listener("album_imported", self.album_imported)
+            self.register_listener("item_imported", self.item_imported)
+
+    def commands(self) -> list[ui.Subcommand]:
+        """The ``demix`` command."""
+        command = ui.Subcommand("demix", help="separate tracks into vocals, drums, bass and other")
+        parser = command.parser
+        parser.add_album_option()
+        parser.add_option("-p", "--pretend", action="store_true", help="show what would be done, and do nothing")
+        parser.add_option("-f", "--force", action="store_true", default=None, help="separate again what is current")
+        parser.add_option("-t", "--threads", type="int", help="CPU threads to use (default: all)")
+        parser.add_option("-q", "--quiet", action="store_true", default=None, help="report failures only")
+        parser.add_option("-y", "--yes", action="store_true", help="do not ask for confirmation")
+        parser.add_option("--model", help="auto, a model of `demixr models list`, or a folder of weights")
+        parser.add_option("--format", help=f"format of the stems: {', '.join(FORMATS)}")
+        parser.add_option("--bits", help=f"bit depth of flac and wav: {', '.join(BITS)}")
+        parser.add_option("--bitrate", type="int", help="kbit/s of mp3, opus and m4a stems")
+        parser.add_option("--targets", help="stems to write, for example vocals,drums")
+        parser.add_option("--instrumental", action="store_true", default=None, help="write the track less its vocals too")
+        parser.add_option("--quantization", help=f"{' or '.join(QUANTIZATIONS)}")
+        parser.add_option("--niter", type="int", help="iterations of the Wiener filter")
+        parser.add_option("--remove", action="store_true", help="delete the stems of these tracks")
+        command.func = self.command
+        return [command]
+
+    def command(self, lib: Library, opts: Any, args: list[str]) -> None:
+        """``beet demix [options] QUERY``"""
+        given = {key: value for key, value in vars(opts).items() if value is not None and key in section_defaults()}
+        if "targets" in given:
+            given["targets"] = given["targets"].replace(",", " ").split()
+        self.config.set(given)
+        albums = lib.albums(args) if opts.album else []
+        items = [item for album in albums for item in album.items()] if opts.album else list(lib.items(args))
+        if not items:
+            raise UserError("no tracks match; try `beet ls` with the same query")
+        if opts.remove:
+            self.remove(lib, items, pretend=opts.pretend, yes=opts.yes)
+            return
+        with _as_user_error():
+            options, model = self.settings()
+            actions = self.plan(items, model, options)
+            if opts.pretend:
+                for action in actions:
+                    verb = "fail" if action.failed else "skip" if action.current else "demix"
+                    ui.print_(f"{verb}: {shown(action.item.filepath)} ({action.reason or 'stems are current'})")
+                return
+            if not opts.yes and not self.confirmed(actions, options):
+                return
+            self.run(lib, actions, model, options)
+
+    def settings(self) -> tuple[Options, Model]:
+        """The options of the ``demix:`` section, and the model they name."""
+        section = self.config
+        options = Options(
+            model=section["model"].as_str(),
+            quantization=section["quantization"].as_str(),
+            niter=section["niter"].get(int),
+            targets=tuple(section["targets"].as_str_seq()),
+            instrumental=section["instrumental"].get(bool),
+            format=section["format"].as_str(),
+            bits=str(section["bits"].get()),
+            bitrate=section["bitrate"].get(int),
+            threads=section["threads"].get(int),
+        )
+        return options, self.store().find(options.model)
+
+    def store(self) -> ModelStore:
+        """The models on this machine."""
+        from demixr_daemon.separation.models import ModelStore
+
+        folder = self.config["models_dir"].get() and self.config["models_dir"].as_path()
+        return ModelStore(folder or None, self.config["mirror"].as_str())
+
+    def plan(self, items: Sequence[Item], model: Model, options: Options) -> list[Action]:
+        """Decide what is to be done, and do nothing yet.
+
+        :raises SettingError: the model has no such target.
+        """
+        from demixr_daemon import pipeline
+
+        force = self.config["force"].get(bool)
+        actions = []
+        for item in items:
+            folder = library.stems_folder(item)
+            folder = folder if folder and folder.parent == item.filepath.parent and stems.read(folder) else None
+            try:
+                current, reason = pipeline.check(item.filepath, model, options, folder)
+                if force:
+                    current, reason = None, "forced"
+                actions.append(Action(item, folder, current, reason))
+            except SettingError:
+                raise
+            except DemixrError as error:
+                actions.append(Action(item, folder, None, str(error), failed=True))
+        return actions
+
+    def confirmed(self, actions: Sequence[Action], options: Options) -> bool:
+        """Ask, if it is a great deal of work."""
+        work = [action.item for action in actions if not action.current and not action.failed]
+        threshold = self.config["warning_threshold"].get(int)
+        if not threshold or len(work) <= threshold:
+            return True
+        needed = sum(_stem_bytes(item, options) for item in work)
+        free = shutil.disk_usage(work[0].filepath.parent).free
+        ui.print_(f"{len(work)} tracks, {duration(sum(item.length for item in work))} of audio, will take about "
+                  f"{human_bytes(needed)} of disk; {human_bytes(free)} are free.")  # fmt: skip
+        return ui.input_yn("Separate them (Y/n)?")
+
+    def run(self, lib: Library, actions: Sequence[Action], model: Model, options: Options) -> None:
+        """Do what was planned; one bad track does not stop the rest.
+
+        :raises UserError: at the end, if any track failed.
+        """
+        done, failed = 0, 0
+        skipped = [action for action in actions if action.current]
+        work = [action for action in actions if not action.current]
+        try:
+            for action in skipped:
+                assert action.current is not None
+                library.record(lib, action.item, action.current)  # a set that was published, then not recorded
+            loaded = None
+            for number, action in enumerate(work, 1):
+                try:
+                    if action.failed:
+                        raise DemixrError(action.reason)
+                    loaded = loaded or _load(model, options)
+                    self.demix(lib, action, loaded, options, f"{number}/{len(work)}" if len(work) > 1 else "")
+                    done += 1
+                except DemixrError as error:
+                    failed += 1
+                    self._log.error("{}", error)
+        except KeyboardInterrupt:
+            self._log.warning("interrupted: {} done, {} to do", done, len(work) - done - failed)
+            raise SystemExit(130) from None
+        summary = f"{done} done, {len(skipped)} skipped, {failed} failed"
+        if failed:
+            raise UserError(f"demix: {summary}")
+        if not self.config["quiet"].get(bool):
+            self._log.info("{}", summary)
+
+    def demix(self, lib: Library, action: Action, model: LoadedModel, options: Options, place: str) -> None:
+        """Separate one track and record its stems."""
+        from demixr_daemon import pipeline
+
+        item = action.item
+        quiet = self.config["quiet"].get(bool)
+        name = f"{item.artist} - {item.title}" if item.artist and item.title else shown(item.filepath.name)
+        label = f"{place} {name}".strip()
+        begun = time.monotonic()
+        with _progress(label, item, hidden=quiet) as progress:
+            made = pipeline.demix(item.filepath, model, options, folder=action.folder, progress=progress)
+        library.record(lib, item, made)
+        if not quiet:
+            took = time.monotonic() - begun
+            gain = "" if made.gain == 1.0 else f", all turned down to {made.gain:.3f} so that none clips"
+            seconds = made.source.samples / made.source.rate_hz
+            self._log.info("{}: {} in {:.1f} s ({:.1f}x real time){}", label, ", ".join(made.files), took,
+                           seconds / took, gain)  # fmt: skip
+
+    def remove(self, lib: Library, items: Sequence[Item], *, pretend: bool, yes: bool) -> None:
+        """``beet demix --remove``"""
+        with_stems = [item for item in items if _present_folder(item) or item.get("stems")]
+        if not with_stems:
+            self._log.info("none of these tracks has stems")
+            return
+        for item in with_stems:
+            if pretend or not yes:
+                ui.print_(f"remove: {shown(_present_folder(item) or '')}" if _present_folder(item) else f"forget: {item}")
+        if pretend or (not yes and not ui.input_yn(f"Delete the stems of {len(with_stems)} tracks (Y/n)?")):
+            return
+        failed = 0
+        for item in with_stems:
+            try:
+                if folder := _present_folder(item):
+                    stems.remove(folder)
+                library.clear(lib, item)
+            except DemixrError as error:
+                failed += 1
+                self._log.error("{}", error)
+        if failed:
+            raise UserError(f"demix: {len(with_stems) - failed} removed, {failed} failed")
+        self._log.info("{} removed", len(with_stems))
+
+    def album_imported(self, lib: Library, album: Album) -> None:
+        """With ``auto``: the files of an album are where they belong."""
+        self.imported(lib, list(album.items()))
+
+    def item_imported(self, lib: Library, item: Item) -> None:
+        """With ``auto``: a singleton is where it belongs."""
+        self.imported(lib, [item])
+
+    def imported(self, lib: Library, items: list[Item]) -> None:
+        """Separate what was imported; whatever fails, the import goes on."""
+        try:
+            options, model = self.settings()
+            self.run(lib, self.plan(items, model, options), model, options)
+        except (DemixrError, UserError) as error:
+            self._log.error("{}", error)
+
+    def follow(self, item: Item, source: bytes, destination: bytes) -> None:
+        """The track moved; beets stores the item next, and with it where its stems are now."""
+        folder = library.stems_folder(item)
+        if folder is None or not folder.is_dir():
+            return
+        try:
+            item["stems_path"] = bytes(stems.move(folder, Path(destination.decode("utf-8", "surrogateescape"))))
+        except DemixrError as error:
+            self._log.error("{}", error)
+
+    def leave_stems_alone(self, session: ImportSession, task: ImportTask) -> list[ImportTask] | None:
+        """Stems inside an imported folder are not tracks."""
+        items = task.items or []
+        tracks = [item for item in items if not stems.is_stem(item.filepath)]
+        if len(tracks) == len(items):
+            return None
+        if not tracks:
+            return []
+        task.items = tracks
+        return [task]
+
+
+def _field(stem: str) -> Callable[[Item], str]:
+    return lambda item: library.stem_path(item, stem)
+
+
+def _present_folder(item: Item) -> Path | None:
+    """The folder that holds this item's stems, recorded or not."""
+    candidates = [library.stems_folder(item), stems.folder_for(item.filepath)]
+    return next((folder for folder in candidates if folder and stems.read(folder)), None)
+
+
+def _load(model: Model, options: Options) -> LoadedModel:
+    from demixr_daemon.separation import loading
+
+    return loading.load(model, quantization=options.quantization, niter=options.niter, threads=options.threads)
+
+
+def _stem_bytes(item: Item, options: Options) -> float:
+    """About how much disk the stems of a track will take."""
+    rate: float
+    if options.format in ("flac", "wav"):
+        ratio = _FLAC_RATIO if options.format == "flac" else 1.0
+        depth = {"auto": item.bitdepth or 16, "float": 32}.get(options.bits) or int(options.bits)
+        rate = item.samplerate * (item.channels or 2) * depth * ratio
+    else:
+        rate = options.bitrate * 1000.0
+    size: float = len(options.stems) * item.length * rate / 8
+    return size
+
+
+@contextlib.contextmanager
+def _progress(label: str, item: Item, *, hidden: bool) -> Iterator[Callable[[int, int | None], None] | None]:
+    """A bar on a terminal; nothing elsewhere, where each track is a line when it is done."""
+    if hidden or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    with tqdm(total=100.0, desc=label[:40], leave=False, bar_format=layout) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            samples = total or round(item.length * item.samplerate) or done
+            bar.n = min(100.0, 100.0 * done / samples)
+            bar.refresh()
+
+        yield progress
+
+
+@contextlib.contextmanager
+def _as_user_error() -> Iterator[None]:
+    try:
+        yield
+    except DemixrError as error:
+        raise UserError(str(error)) from error

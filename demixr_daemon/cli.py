@@ -1,0 +1,180 @@
+"""The ``demixr`` command. Exit codes: 0 all well, 1 something failed, 2 wrong usage, 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import confuse
+from tqdm import tqdm
+
+from demixr_daemon.errors import DemixrError, LicenceError, ModelError, SettingError, output_error, shown
+from demixr_daemon.separation.models import ModelStore, Offer, Report
+from demixr_daemon.settings import section_defaults
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except DemixrError as error:
+        print(f"demixr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demixr: interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="demixr", description="Demixr for beets: stems for a music library.")
+    parser.add_argument("-c", "--config", type=Path, help="beets configuration to read (default: beets' own)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    models = commands.add_parser("models", help="list, download, verify, export and remove models")
+    actions = models.add_subparsers(required=True, metavar="ACTION")
+
+    listing = actions.add_parser("list", help="what is on this machine and what can be downloaded")
+    listing.set_defaults(run=_list)
+    download = actions.add_parser("download", help="fetch a model; resumes what was begun")
+    download.add_argument("model")
+    download.add_argument("--accept-licence", action="store_true", help="accept its licence without being asked")
+    download.set_defaults(run=_download)
+    verify = actions.add_parser("verify", help="compare weights with their SHA-256 and load them")
+    verify.add_argument("model", nargs="*", help="all that are present, by default")
+    verify.set_defaults(run=_verify)
+    export = actions.add_parser("export", help="write a stand-alone TorchScript separator, to be loaded with torch alone")
+    export.add_argument("model")
+    export.add_argument("file", type=Path)
+    export.add_argument("--quantization", choices=("int8", "fp32"), default="int8")
+    export.add_argument("--niter", type=int, default=1, help="iterations of the Wiener EM (default 1)")
+    export.set_defaults(run=_export)
+    remove = actions.add_parser("remove", help="delete a downloaded model")
+    remove.add_argument("model")
+    remove.set_defaults(run=_remove)
+    return parser
+
+
+def _store(arguments: argparse.Namespace) -> ModelStore:
+    """The models, where the ``demix:`` section of the beets configuration says."""
+    configuration = confuse.LazyConfig("beets", None)
+    try:
+        if arguments.config:
+            if not arguments.config.is_file():
+                raise SettingError(f"{shown(arguments.config)}: no such configuration file")
+            configuration.set_file(str(arguments.config))
+        section = configuration["demix"]
+        section.add(section_defaults())
+        folder = section["models_dir"].get() and section["models_dir"].as_path()
+        return ModelStore(folder or None, section["mirror"].as_str())
+    except confuse.ConfigError as error:
+        raise SettingError(f"configuration error: {error}") from error
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    store = _store(arguments)
+    present = {model.name: model for model in store.present()}
+    rows = [("NAME", "SIZE", "LICENCE", "", "WHAT IT IS")]
+    for name in dict.fromkeys([*store.offers, *present]):
+        offer = store.offers.get(name)
+        model = present.get(name)
+        size = sum(path.stat().st_size for path in model.weights.values()) if model else 4 * (offer.bytes if offer else 0)
+        rows.append((name, f"{size / 1e6:.0f} MB", offer.licence if offer else "own", "here" if model else "download",
+                     offer.summary if offer else ", ".join(model.weights if model else ())))  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"auto is {store.find('auto').name}; downloads lie in {shown(store.folder)}")
+    return 0
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    store = _store(arguments)
+    offer = store.offers.get(arguments.model)
+    accepted = arguments.accept_licence
+    if offer and offer.files:
+        print(f"{offer.name}: {offer.summary}. Licence: {offer.licence}, {offer.licence_url}")
+        if offer.needs_consent and not accepted:
+            accepted = _consent(offer)
+    with _bars() as report:
+        model = store.download(arguments.model, accept_licence=accepted, report=report)
+    print(f"{model.name} is complete in {shown(model.folder)}")
+    return 0
+
+
+def _consent(offer: Offer) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    answer = input(f"Do you accept {offer.licence} for {offer.name}? [y/N] ")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise LicenceError(f"{offer.name} was not downloaded: its licence was not accepted")
+    return True
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Report]:
+    """A progress bar for each file; on no terminal, nothing."""
+    with contextlib.ExitStack() as bars:
+        opened: dict[str, Any] = {}
+
+        def report(name: str, have: int, total: int) -> None:
+            if name not in opened:
+                opened[name] = bars.enter_context(
+                    tqdm(total=total or None, desc=name, unit="B", unit_scale=True, disable=not sys.stderr.isatty())
+                )
+            opened[name].n = have
+            opened[name].refresh()
+
+        yield report
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from demixr_daemon.separation import loading
+
+    store = _store(arguments)
+    failed = 0
+    for name in arguments.model or [model.name for model in store.present()]:
+        try:
+            model = store.find(name)
+            model.check()
+            loading.targets(model)
+            print(f"{model.name}: good ({', '.join(model.weights)}; sha256 {model.sha256[:16]})")
+        except ModelError as error:
+            failed += 1
+            print(f"demixr: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from demixr_daemon.separation import loading, openunmix
+
+    if not 0 <= arguments.niter <= 10:
+        raise SettingError(f"--niter: {arguments.niter} is not from 0 to 10")
+    model = _store(arguments).find(arguments.model)
+    model.check()
+    nets = loading.targets(model, int8=arguments.quantization == "int8")
+    separator = openunmix.standalone(nets, arguments.niter if len(nets) > 1 else 0)
+    new = arguments.file.with_name(f".{arguments.file.name}.{os.getpid()}.new")
+    try:
+        with open(new, "wb") as file:
+            separator.save(file.name)
+        new.replace(arguments.file)
+    except OSError as error:
+        raise ModelError(str(output_error(error, arguments.file.parent)).replace("the stems", "the export")) from error
+    finally:
+        new.unlink(missing_ok=True)
+    print(f"{shown(arguments.file)}: {', '.join(nets)}; audio (batch, 2, samples) at 44.1 kHz in, "
+          f"(batch, {len(nets)}, 2, samples) out. Weights: {model.licence}")  # fmt: skip
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    if not _store(arguments).remove(arguments.model):
+        raise ModelError(f"model {arguments.model} is not among the downloaded ones; see `demixr models list`")
+    print(f"{arguments.model} removed")
+    return 0

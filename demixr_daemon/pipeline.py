@@ -1,0 +1,222 @@
+"""The spine: one track in, one published stem set out. Everything that separates goes through :func:`demix`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mediafile
+import numpy as np
+from numpy.typing import NDArray
+
+from demixr_daemon import stems
+from demixr_daemon.errors import AudioError, Cancelled, SettingError, output_error, shown
+from demixr_daemon.separation.channels import Resampler, downmix_matrix
+from demixr_daemon.separation.decode import Block, Track, fingerprint, open_track
+from demixr_daemon.separation.encode import FLOAT_BITS, FORMATS, StemWriter
+from demixr_daemon.separation.models import Model
+from demixr_daemon.settings import Options
+from demixr_daemon.stems import Recipe, Source, StemSet
+
+if TYPE_CHECKING:  # it imports torch, which is slow: left to those who separate
+    from demixr_daemon.separation.loading import LoadedModel
+
+Progress = Callable[[int, int | None], None]
+"""Called between chunks with the samples done and the samples in all, None where the file does not say."""
+
+
+def recipe_for(track: Track, model: Model, options: Options) -> Recipe:
+    """What :func:`demix` would make of ``track``; compare with a stem set's to see whether it is current.
+
+    :raises SettingError: the model has no such target.
+    """
+    known = (*model.targets, *(("instrumental",) if "vocals" in model.targets else ()))
+    for stem in options.stems:
+        if stem not in known:
+            raise SettingError(f"demix.targets: model {model.name} has no {stem}; it has {', '.join(known)}")
+    lossless = bool(FORMATS[options.format].bits)
+    bits = {"auto": track.bits, "float": FLOAT_BITS}.get(options.bits) or int(options.bits)
+    return Recipe(
+        model=model.name,
+        model_sha256=model.sha256,
+        quantization=options.quantization,
+        niter=options.niter,
+        stems=options.stems,
+        format=options.format,
+        bits=bits if lossless else 0,
+        bitrate_kbps=0 if lossless else options.bitrate,
+    )
+
+
+def check(path: Path, model: Model, options: Options, folder: Path | None = None) -> tuple[StemSet | None, str]:
+    """The stem set that :func:`demix` would only make again; or None and the reason why it has work to do.
+
+    A file whose size and time are those of the manifest has not changed; otherwise its audio is compared, so that a change
+    of tags costs one reading of the file, once.
+
+    :raises AudioError: the track cannot be opened.
+    :raises SettingError: the model has no such target.
+    """
+    wanted = recipe_for(open_track(path), model, options)
+    present = stems.read(folder or stems.folder_for(path))
+    if present is None:
+        return None, "no stems yet"
+    if not present.complete():
+        return None, "a stem is missing"
+    if present.recipe != wanted:
+        changed = [field.name.removesuffix("_sha256").removesuffix("_kbps") for field in dataclasses.fields(Recipe)
+                   if getattr(present.recipe, field.name) != getattr(wanted, field.name)]  # fmt: skip
+        return None, f"{', '.join(dict.fromkeys(changed))} changed"
+    stat = path.stat()
+    if (present.source.size, present.source.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+        return present, ""
+    if present.source.fingerprint != fingerprint(path):
+        return None, "audio changed"
+    source = dataclasses.replace(present.source, size=stat.st_size, mtime_ns=stat.st_mtime_ns, name=path.name)
+    present = dataclasses.replace(present, source=source)
+    with contextlib.suppress(OSError):  # a read-only folder: the audio is compared again next time
+        present.write_manifest(present.folder)
+    return present, ""
+
+
+def demix(
+    path: Path,
+    model: LoadedModel,
+    options: Options | None = None,
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> StemSet:
+    """Separate one track and publish its stems.
+
+    :param folder: where they go; by default beside the track, see :func:`demixr_daemon.stems.folder_for`.
+    :param cancelled: asked between chunks.
+    :raises AudioError: the track is missing, damaged, not audio, or changed meanwhile.
+    :raises OutputError: the stems cannot be written.
+    :raises SettingError: the options do not fit the track or the model.
+    :raises BusyError: another process is separating this track.
+    :raises Cancelled: ``cancelled`` said so; nothing was left behind.
+    """
+    options = options or Options()
+    track = open_track(path)
+    recipe = recipe_for(track, model.model, options)
+    folder = folder or stems.folder_for(path)
+    before = path.stat()
+    source_hash = fingerprint(path)
+    with stems.workplace(path) as place:
+        try:
+            writer = StemWriter(
+                place, recipe.stems, fmt=recipe.format, bits=recipe.bits, rate_hz=track.rate_hz, channels=track.channels,
+                bitrate_kbps=options.bitrate, expected_samples=track.declared_samples,
+            )  # fmt: skip
+            with writer:
+                samples = 0
+                for mixture, estimates in _separated(track, model):
+                    if cancelled and cancelled():
+                        raise Cancelled(f"{shown(path)}: cancelled")
+                    writer.write(mixture, estimates)
+                    samples += len(mixture)
+                    if progress:
+                        progress(samples, track.declared_samples)
+                gain = writer.finish()
+            after = path.stat()
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                raise AudioError(f"{shown(path)}: changed while it was separated; run again")
+            made = StemSet(
+                folder=folder,
+                files={stem: writer.path(stem).name for stem in recipe.stems},
+                source=Source(path.name, before.st_size, before.st_mtime_ns, source_hash, track.rate_hz,
+                              track.channels, samples),
+                recipe=recipe,
+                licence=model.model.licence,
+                gain=gain,
+                program=f"beets-demix {metadata.version('beets-demix')}",
+                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            )  # fmt: skip
+            _tag(path, {stem: writer.path(stem) for stem in recipe.stems})
+            made.write_manifest(place)
+        except OSError as error:
+            raise output_error(error, path.parent) from error
+        stems.publish(place, folder)
+    return made
+
+
+def _separated(track: Track, model: LoadedModel) -> Iterator[tuple[Block, Mapping[str, Block]]]:
+    """The track in blocks, each with the targets' estimates at the track's own rate and channels."""
+    backend = model.backend
+    channels, count = track.channels, len(backend.targets)
+    waiting = _Queue(channels)
+    back = Resampler(backend.rate_hz, track.rate_hz, count * channels)
+
+    def at_model_rate() -> Iterator[Block]:
+        there = Resampler(track.rate_hz, backend.rate_hz, channels)
+        for block in track.blocks():
+            waiting.put(block)
+            if len(resampled := there(block)):
+                yield resampled
+        if len(resampled := there(np.empty((0, channels), np.float32), last=True)):
+            yield resampled
+
+    def at_track_rate(blocks: Iterable[NDArray[np.float32]]) -> Iterator[Block]:
+        for block in blocks:
+            yield back(block.reshape(len(block), -1))
+        yield back(np.empty((0, count * channels), np.float32), last=True)
+
+    def paired(estimates: Block) -> tuple[Block, Mapping[str, Block]]:
+        mixture = waiting.take(len(estimates))
+        by_target = estimates[: len(mixture)].reshape(-1, count, channels)
+        return mixture, {target: by_target[:, index] for index, target in enumerate(backend.targets)}
+
+    for estimates in at_track_rate(backend.separate(at_model_rate(), downmix_matrix(track.layout))):
+        if len(waiting) and len(estimates):
+            yield paired(estimates)
+    if rest := len(waiting):  # rounding of two rates against each other: a sample or so
+        yield paired(np.zeros((rest, count * channels), np.float32))
+
+
+class _Queue:
+    """The mixture's samples that wait for their stems."""
+
+    def __init__(self, channels: int) -> None:
+        self._blocks: list[Block] = []
+        self._empty: Block = np.empty((0, channels), np.float32)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._blocks))
+
+    def put(self, block: Block) -> None:
+        self._blocks.append(block)
+
+    def take(self, samples: int) -> Block:
+        """The next ``samples``, or as many as there are."""
+        taken: list[Block] = []
+        while samples and self._blocks:
+            block = self._blocks.pop(0)
+            if len(block) > samples:
+                self._blocks.insert(0, block[samples:])
+                block = block[:samples]
+            taken.append(block)
+            samples -= len(block)
+        return np.concatenate(taken) if taken else self._empty
+
+
+def _tag(track: Path, files: Mapping[str, Path]) -> None:
+    """Give the stems their track's tags, so that a player shows what they are; a track without tags is fine."""
+    try:
+        original = mediafile.MediaFile(os.fsencode(track))
+    except mediafile.UnreadableFileError:
+        return
+    for stem, path in files.items():
+        tagged = mediafile.MediaFile(os.fsencode(path))
+        for name in ("artist", "album", "albumartist", "track", "tracktotal", "disc", "disctotal", "year", "bpm"):
+            if (value := getattr(original, name)) is not None:
+                setattr(tagged, name, value)
+        tagged.title = f"{original.title or track.stem} ({stem})"
+        tagged.save()

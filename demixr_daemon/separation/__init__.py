@@ -1,0 +1,21 @@
+"""The engine: arrays and files, nothing of beets.
+
+    decode      any audio file → float32 blocks at its own rate, and its fingerprint
+    channels    mixdown to stereo, resampling in a stream
+    stft        the transform and its inverse in a stream
+    openunmix   the networks: load, quantize, script
+    wiener      multichannel Wiener EM, one fused kernel
+    separator   blocks in, stem blocks out: chunks, batches, windows; the ``Backend`` interface
+    models      weights on this machine: catalogue, downloads, own folders
+    loading     weights → backend, through the cache of quantized TorchScript
+    encode      stem blocks → audio files whose sum is the mixture
+
+    from pathlib import Path
+    from demixr_daemon.pipeline import demix
+    from demixr_daemon.separation.loading import load
+    from demixr_daemon.separation.models import ModelStore
+    from demixr_daemon.settings import Options
+
+    model = load(ModelStore().find("auto"))
+    stem_set = demix(Path("01 Title.flac"), model, Options(format="wav"))
+"""

@@ -1,0 +1,333 @@
+"""Stem blocks in, audio files out.
+
+Lossless files hold integers that add up: every stem is rounded, and ``other`` is the mixture less the rounded rest, so that
+the sum is the mixture to the last bit. What does not fit into the integers is set aside in a side file; if there was any,
+:meth:`StemWriter.finish` goes over the files once more and turns all of them down by one gain. A stem is never scaled alone.
+
+Owner of writing with soundfile (FLAC, WAV) and PyAV (lossy formats).
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol, Self
+
+import av
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from demixr_daemon.errors import SettingError
+from demixr_daemon.separation.decode import BLOCK_SAMPLES, Block
+
+Integers = NDArray[np.int32]
+
+FLOAT_BITS = 32
+"""Stands for 32-bit floating point where a bit depth is asked for."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of audio file that stems can be written as."""
+
+    extension: str
+    bits: tuple[int, ...] = ()
+    """The bit depths it can hold; empty for a lossy codec."""
+    codec: str = ""
+    """FFmpeg's encoder, for the lossy ones."""
+    container: str = ""
+    rates_hz: tuple[int, ...] = ()
+    """The sampling rates the codec takes; empty for any."""
+    max_channels: int = 8
+
+
+FORMATS: Mapping[str, Format] = {
+    "flac": Format("flac", bits=(16, 24)),
+    "wav": Format("wav", bits=(16, 24, FLOAT_BITS), max_channels=1024),
+    "mp3": Format("mp3", codec="libmp3lame", container="mp3", max_channels=2,
+                  rates_hz=(8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)),
+    "opus": Format("opus", codec="libopus", container="opus", rates_hz=(8000, 12000, 16000, 24000, 48000)),
+    "m4a": Format("m4a", codec="aac", container="ipod", max_channels=6,
+                  rates_hz=(8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)),
+}  # fmt: skip
+
+
+class _Sink(Protocol):
+    def write(self, block: NDArray[Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+class StemWriter:
+    """Writes the stems of one track into a folder, block by block. A context manager; leaving it closes the files.
+
+    :param stems: the files to write. ``other`` takes what the others leave, ``instrumental`` the mixture less ``vocals``.
+    :param complete: the stems are all there is, so that they must sum to the mixture.
+    :param bits: 16, 24 or :data:`FLOAT_BITS`; ignored by lossy formats.
+    :raises SettingError: the format cannot hold these channels or this depth.
+    """
+
+    def __init__(
+        self, folder: Path, stems: tuple[str, ...], *, fmt: str, bits: int, rate_hz: int, channels: int,
+        bitrate_kbps: int, expected_samples: int | None = None,
+    ) -> None:  # fmt: skip
+        self._format = FORMATS[fmt]
+        if channels > self._format.max_channels:
+            raise SettingError(f"{fmt} holds at most {self._format.max_channels} channels, the track has {channels}; "
+                               "use format wav or flac")  # fmt: skip
+        if self._format.bits and bits not in self._format.bits:
+            raise SettingError(f"{fmt} cannot hold {bits} bits; it takes {', '.join(map(str, self._format.bits))}")
+        self._folder = folder
+        self._stems = stems
+        self._bits = bits
+        self._rate_hz = rate_hz
+        self._channels = channels
+        self._bitrate_kbps = bitrate_kbps
+        self._expected_bytes = (expected_samples or 0) * channels * bits // 8
+        self._open_files = ExitStack()
+        self._sinks: dict[str, _Sink] = {}
+        self._overflow: dict[str, _Overflow] = {}
+        self.peaks: dict[str, float] = dict.fromkeys(stems, 0.0)
+        """Largest sample of each stem before any gain, full scale 1.0."""
+
+    def __enter__(self) -> Self:
+        try:
+            for stem in self._stems:
+                self._sinks[stem] = self._sink(self.path(stem))
+                self._overflow[stem] = self._open_files.enter_context(_Overflow(self._folder / f"{stem}.over"))
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._close()
+
+    def path(self, stem: str) -> Path:
+        """Where this stem is written."""
+        return self._folder / f"{stem}.{self._format.extension}"
+
+    @property
+    def _integer(self) -> bool:
+        return bool(self._format.bits) and self._bits != FLOAT_BITS
+
+    def write(self, mixture: Block, estimates: Mapping[str, Block]) -> None:
+        """Write the next block.
+
+        :param mixture: the decoded track, (samples, channels).
+        :param estimates: the separated targets, same shape; ``other`` may be absent, it is what they leave.
+        """
+        if not self._integer:
+            for stem, block in self._derived(mixture, estimates).items():
+                self.peaks[stem] = max(self.peaks[stem], float(np.abs(block).max(initial=0.0)))
+                self._sinks[stem].write(block)
+            return
+        full_scale = float(1 << (self._bits - 1))
+        # Integers in double precision: exact to 2^53, so that sums cannot lose a bit.
+        whole = mixture.astype(np.float64) * full_scale
+        rounded = {stem: np.rint(block.astype(np.float64) * full_scale) for stem, block in estimates.items()}
+        for stem, values in self._derived(whole, rounded).items():
+            self.peaks[stem] = max(self.peaks[stem], float(np.abs(values).max(initial=0.0)) / full_scale)
+            exact = np.rint(values)
+            fitting = np.clip(exact, -full_scale, full_scale - 1)
+            self._overflow[stem].write(exact - fitting)
+            self._sinks[stem].write(self._container_integers(fitting))
+
+    def _derived(self, mixture: NDArray[Any], estimates: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The wanted stems: the estimates, and those that are what others leave of the mixture."""
+        wanted: dict[str, NDArray[Any]] = {}
+        for stem in self._stems:
+            if stem == "other":
+                wanted[stem] = mixture - sum(block for name, block in estimates.items() if name != "other")
+            elif stem == "instrumental":
+                wanted[stem] = mixture - estimates["vocals"]
+            else:
+                wanted[stem] = estimates[stem]
+        return wanted
+
+    def finish(self) -> float:
+        """Close the files; turn them all down by one gain if an integer format could not hold a peak.
+
+        :return: that gain as a factor, 1.0 where none was needed.
+        """
+        self._close_sinks()
+        if not any(overflow.any for overflow in self._overflow.values()):
+            return 1.0
+        largest = float(1 << (self._bits - 1)) - 1
+        # One step is kept free for the rounding of ``other``, which takes that of all the rest.
+        gain = (largest - len(self._stems)) / ((largest + 1) * max(self.peaks.values()))
+        louder = {stem: self.path(stem).replace(self._folder / f"{stem}.loud") for stem in self._stems}
+        with ExitStack() as open_files:
+            sources = {stem: open_files.enter_context(soundfile.SoundFile(_fs(path))) for stem, path in louder.items()}
+            for stem in self._stems:
+                self._sinks[stem] = self._sink(self.path(stem))
+                self._overflow[stem].rewind()
+            for blocks in zip(*(self._exact(stem, source) for stem, source in sources.items()), strict=True):
+                exact = dict(zip(self._stems, blocks, strict=True))
+                mixture = sum(values for stem, values in exact.items() if stem != "instrumental")
+                quiet = {stem: np.rint(values * gain) for stem, values in exact.items()}
+                if "other" in quiet:  # takes the rounding of the rest, so that the sum is that of the mixture
+                    quiet["other"] = np.rint(mixture * gain) - sum(
+                        values for stem, values in quiet.items() if stem not in ("other", "instrumental")
+                    )
+                for stem, values in quiet.items():
+                    self._sinks[stem].write(self._container_integers(values))
+            self._close_sinks()
+        for path in louder.values():
+            path.unlink()
+        return gain
+
+    def _exact(self, stem: str, source: soundfile.SoundFile) -> Iterator[NDArray[np.float64]]:
+        """What :meth:`write` was given for this stem, with what did not fit, as integers in float64."""
+        while len(block := source.read(BLOCK_SAMPLES, dtype="int32", always_2d=True)):
+            yield (block >> (32 - self._bits)) + self._overflow[stem].read(block.shape)
+
+    def _container_integers(self, values: NDArray[np.float64]) -> Integers:
+        """libsndfile takes 32-bit integers and keeps the upper bits."""
+        return values.astype(np.int32) << (32 - self._bits)
+
+    def _sink(self, path: Path) -> _Sink:
+        if self._format.codec:
+            return _FFmpegSink(path, self._format, self._rate_hz, self._channels, self._bitrate_kbps)
+        subtype = "FLOAT" if self._bits == FLOAT_BITS else f"PCM_{self._bits}"
+        container = self._format.extension.upper()
+        if container == "WAV" and self._expected_bytes > 4_000_000_000:
+            container = "RF64"  # the 64-bit WAV; a plain one ends at 4 GiB
+        return _SndfileSink(path, self._rate_hz, self._channels, container, subtype)
+
+    def _close_sinks(self) -> None:
+        while self._sinks:
+            self._sinks.popitem()[1].close()
+
+    def _close(self) -> None:
+        try:
+            self._close_sinks()
+        finally:
+            self._open_files.close()
+
+
+class _SndfileSink:
+    def __init__(self, path: Path, rate_hz: int, channels: int, container: str, subtype: str) -> None:
+        self._path = path
+        self._file = soundfile.SoundFile(_fs(path), "w", rate_hz, channels, subtype, format=container)
+
+    def write(self, block: NDArray[Any]) -> None:
+        try:
+            self._file.write(block)
+        except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts on a short write
+            raise _write_error(self._path, error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _FFmpegSink:
+    def __init__(self, path: Path, fmt: Format, rate_hz: int, channels: int, bitrate_kbps: int) -> None:
+        self._path = path
+        self._rate_hz = rate_hz
+        self._layout = _LAYOUTS[channels]
+        self._samples = 0
+        self._file: BinaryIO = path.open("wb")
+        self._container: Any = av.open(self._file, "w", format=fmt.container)
+        # the nearest rate that loses nothing, or the highest there is
+        rate = min((hz for hz in fmt.rates_hz if hz >= rate_hz), default=fmt.rates_hz[-1])
+        self._stream = self._container.add_stream(fmt.codec, rate=rate, layout=self._layout)
+        self._stream.bit_rate = bitrate_kbps * 1000
+
+    def write(self, block: NDArray[Any]) -> None:
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block, np.float32).reshape(1, -1), "flt", self._layout)
+        frame.sample_rate = self._rate_hz
+        frame.pts = self._samples
+        self._samples += len(block)
+        self._mux(frame)
+
+    def _mux(self, frame: Any) -> None:
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except av.FFmpegError as error:
+            raise _write_error(self._path, error) from error
+
+    def close(self) -> None:
+        try:
+            if self._samples:
+                self._mux(None)
+            self._container.close()
+        finally:
+            self._file.close()
+
+
+# FFmpeg's default layouts by number of channels, the order in which decode.py names them.
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+
+
+class _Overflow:
+    """What did not fit, kept on disk only where there is any: (index, excess) of single samples."""
+
+    _ENTRY = np.dtype([("index", np.int64), ("excess", np.float64)])
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._position = 0
+        self._pending: NDArray[Any] = np.empty(0, self._ENTRY)
+
+    @property
+    def any(self) -> bool:
+        return self._file is not None
+
+    def write(self, excess: NDArray[np.float64]) -> None:
+        flat = excess.ravel()
+        where = np.flatnonzero(flat)
+        if len(where):
+            self._file = self._file or self._path.open("w+b")
+            entries = np.empty(len(where), self._ENTRY)
+            entries["index"] = where + self._position
+            entries["excess"] = flat[where]
+            self._file.write(entries.tobytes())
+        self._position += flat.size
+
+    def rewind(self) -> None:
+        self._position = 0
+        if self._file:
+            self._file.seek(0)
+
+    def read(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """The excess of the next ``shape[0]`` samples."""
+        excess = np.zeros(shape)
+        flat = excess.reshape(-1)
+        stop = self._position + flat.size
+        while self._file and (not len(self._pending) or self._pending["index"][-1] < stop):
+            more = np.frombuffer(self._file.read(self._ENTRY.itemsize * BLOCK_SAMPLES), self._ENTRY)
+            if not len(more):
+                break
+            self._pending = np.concatenate([self._pending, more])
+        here = np.searchsorted(self._pending["index"], stop)
+        flat[self._pending["index"][:here] - self._position] = self._pending["excess"][:here]
+        self._pending, self._position = self._pending[here:], stop
+        return excess
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._file:
+            self._file.close()
+            self._path.unlink(missing_ok=True)
+
+
+def _fs(path: Path) -> bytes:
+    """soundfile takes names that are not UTF-8 as bytes only."""
+    return bytes(path)
+
+
+def _write_error(path: Path, error: Exception) -> OSError:
+    """The codec libraries do not say why a write failed; nearly always the disk is full."""
+    code = getattr(error, "errno", None) or 0
+    if not code or shutil.disk_usage(path.parent).free < 1 << 20:
+        code = errno.ENOSPC if shutil.disk_usage(path.parent).free < 1 << 20 else errno.EIO
+    return OSError(code, "writing failed" if code == errno.EIO else "no space left on device")

@@ -1,0 +1,88 @@
+"""From weights on disk to a running backend: the cache of quantized TorchScript.
+
+Quantizing and compiling costs seconds and needs the fp32 weights in memory; it is done once. The cached file's name holds
+what it was made of, so that other weights or another torch never meet it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numba
+import platformdirs
+import torch
+
+from demixr_daemon.separation import openunmix
+from demixr_daemon.separation.models import Model
+from demixr_daemon.separation.separator import Backend, Grid, OpenUnmixBackend
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to separate."""
+
+    model: Model
+    backend: Backend
+
+
+def load(
+    model: Model, *, quantization: str = "int8", niter: int = 1, threads: int = 0, grid: Grid | None = None,
+    cache: Path | None = None,
+) -> LoadedModel:  # fmt: skip
+    """Load a model for separation.
+
+    :param quantization: ``int8`` or ``fp32``.
+    :param threads: CPU threads, for the whole process; 0 leaves them as they are.
+    :param cache: folder of cached TorchScript; the platform's cache folder by default.
+    :raises ModelError: the weights are damaged or of another shape.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+        numba.set_num_threads(min(threads, os.cpu_count() or 1))
+    model.check()
+    networks: torch.nn.Module
+    if quantization == "int8":
+        networks = _cached_int8(model, cache or platformdirs.user_cache_path("demixr") / "torchscript")
+    else:
+        networks = openunmix.Networks(targets(model))
+    backend = OpenUnmixBackend(networks, tuple(model.weights), niter=niter, grid=grid)
+    return LoadedModel(model, backend)
+
+
+def targets(model: Model, *, int8: bool = False) -> dict[str, torch.nn.Module]:
+    """The networks of a model, by target."""
+    nets = {target: openunmix.load_target(path) for target, path in model.weights.items()}
+    return {target: openunmix.quantized(net) for target, net in nets.items()} if int8 else nets
+
+
+def _cached_int8(model: Model, cache: Path) -> torch.nn.Module:
+    path = cache / f"{model.sha256[:32]}-int8-torch{torch.__version__}.pt"
+    if _intact(path):
+        with contextlib.suppress(RuntimeError):
+            load_script: Any = torch.jit.load
+            cached: torch.nn.Module = load_script(str(path))
+            return cached
+    script = openunmix.scripted(openunmix.Networks(targets(model, int8=True)))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.{os.getpid()}")
+        script.save(str(new))
+        new.replace(path)
+    except (OSError, RuntimeError):
+        pass  # no cache, no harm: it is built again next time
+    return script
+
+
+def _intact(path: Path) -> bool:
+    """A TorchScript file is a zip archive, and torch does not look at its checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError):
+        return False
+

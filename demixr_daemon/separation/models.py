@@ -1,0 +1,287 @@
+"""Weights on this machine: the catalogue, the embedded model, downloads, and folders of one's own.
+
+A model is a folder with one state dict per target, named ``<target>.pth`` or ``<target>-<hash>.pth``, as Open-Unmix training
+writes it. ``SHA256SUMS`` beside them holds what each file must hash to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import platformdirs
+import requests
+
+from demixr_daemon.errors import LicenceError, ModelError, output_error, shown
+from demixr_daemon.settings import TARGETS
+
+EMBEDDED = "demixr-small"
+AUTO = "auto"
+SUMS = "SHA256SUMS"
+
+# ``auto`` takes the first that is present. umxl is not among them: its licence allows non-commercial use only.
+_PREFERENCE = ("umxhq", EMBEDDED)
+_ATTEMPTS = 5
+_PIECE_BYTES = 1 << 18
+_TIMEOUT_S = (10, 60)  # connect, silence
+
+Report = Callable[[str, int, int], None]
+"""Called while a file comes in: its name, the bytes there so far, the bytes expected."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Weights that are present."""
+
+    name: str
+    folder: Path
+    licence: str
+    weights: Mapping[str, Path]
+    """Target → state dict, in the order vocals, drums, bass, other, and then any more."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The stems it gives; without a network for ``other``, that is what the rest leaves of the mixture."""
+        return (*self.weights, *(() if "other" in self.weights else ("other",)))
+
+    @cached_property
+    def hashes(self) -> Mapping[str, str]:
+        """Target → SHA-256 of its file as it is now."""
+        return {target: _sha256(path) for target, path in self.weights.items()}
+
+    @cached_property
+    def sha256(self) -> str:
+        """One hash for all of them: of the lines ``<target> <hash>``."""
+        return hashlib.sha256("".join(f"{t} {h}\n" for t, h in sorted(self.hashes.items())).encode()).hexdigest()
+
+    def check(self) -> None:
+        """Compare the files with ``SHA256SUMS``, if the folder has one.
+
+        :raises ModelError: one is damaged.
+        """
+        expected = _read_sums(self.folder)
+        for target, path in self.weights.items():
+            if expected.get(path.name, self.hashes[target]) != self.hashes[target]:
+                raise ModelError(f"{shown(path)}: damaged weights of {self.name}: the SHA-256 is not that of {SUMS}; "
+                                 f"run `demixr models remove {self.name}` and download or copy it again")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An entry of the catalogue."""
+
+    name: str
+    summary: str
+    licence: str
+    licence_url: str
+    needs_consent: bool
+    url: str = ""
+    bytes: int = 0
+    """Of one file, for the disk space check; umxl's are near this."""
+    files: Mapping[str, Mapping[str, str]] | None = None
+    """Target → name and sha256. A shorter sha256 is its first digits: nobody has published the rest."""
+
+
+class ModelStore:
+    """What can be loaded by name.
+
+    :param folder: where downloads live; the platform's data folder by default.
+    :param mirror: a base URL that serves the catalogue's files by their names, instead of where they were published.
+    """
+
+    def __init__(self, folder: Path | None = None, mirror: str = "") -> None:
+        self.folder = folder or platformdirs.user_data_path("demixr") / "models"
+        self.mirror = mirror
+        self.embedded = Path(str(resources.files("demixr_models")))
+        entries: dict[str, dict[str, Any]] = json.loads((self.embedded / "catalogue.json").read_text("utf-8"))
+        self.offers = {name: Offer(name=name, **entry) for name, entry in entries.items()}
+
+    def present(self) -> list[Model]:
+        """Every model on this machine, the catalogue's first."""
+        names = [*self.offers, *sorted(path.name for path in _folders(self.folder) if path.name not in self.offers)]
+        return [model for name in names if (model := self._load(name)) is not None]
+
+    def find(self, name: str) -> Model:
+        """The model of this name, or in the folder of this path, or for ``auto`` the best one present.
+
+        :raises ModelError: unknown, not downloaded, or incomplete.
+        """
+        if name == AUTO:
+            return next(model for choice in _PREFERENCE if (model := self._load(choice)) is not None)
+        if (model := self._load(name)) is not None:
+            return model
+        if name in self.offers:
+            raise ModelError(f"model {name} is not on this machine; run `demixr models download {name}`")
+        if os.sep in name or name.startswith("~"):
+            raise ModelError(f"{shown(name)}: no model there: the folder must hold <target>.pth files")
+        known = ", ".join(dict.fromkeys([AUTO, *self.offers, *(model.name for model in self.present())]))
+        raise ModelError(f"unknown model {name!r}; known are {known}, or the path of a folder of weights")
+
+    def _load(self, name: str) -> Model | None:
+        if os.sep in name or name.startswith("~"):
+            folder = Path(name).expanduser()
+        else:
+            folder = (self.embedded if name == EMBEDDED else self.folder) / name
+        weights = _weights(folder)
+        offer = self.offers.get(name)
+        if offer and offer.files and set(weights) != set(offer.files):
+            return None
+        if not weights:
+            return None
+        licence = offer.licence if offer else "your own weights"
+        return Model(folder.name if offer is None else name, folder, licence, weights)
+
+    def download(self, name: str, *, accept_licence: bool = False, report: Report | None = None) -> Model:
+        """Fetch a model of the catalogue; what is there already and whole is kept, what was begun is resumed.
+
+        :raises LicenceError: the licence wants consent and ``accept_licence`` is not set.
+        :raises ModelError: unknown, no network, refused, or not what the catalogue says.
+        """
+        offer = self.offers.get(name)
+        if offer is None or not offer.files:
+            there = [other for other, entry in self.offers.items() if entry.files]
+            raise ModelError(f"model {name!r} is not one to download; there are {', '.join(there)}")
+        if offer.needs_consent and not accept_licence:
+            raise LicenceError(f"{name} comes under {offer.licence} ({offer.licence_url}); "
+                               f"accept it with `demixr models download {name} --accept-licence`")  # fmt: skip
+        folder = self.folder / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            missing = [entry for entry in offer.files.values() if not (folder / entry["name"]).exists()]
+            if shutil.disk_usage(folder).free < len(missing) * offer.bytes:
+                raise ModelError(f"not enough free disk in {shown(folder)} for {len(missing) * offer.bytes >> 20} MiB")
+            # What was seen first is what a file must be from then on, also where only a prefix is known.
+            sums = _read_sums(folder)
+            for entry in offer.files.values():
+                expected = sums.get(entry["name"], entry["sha256"])
+                sums[entry["name"]] = self._fetch(folder, offer, entry["name"], expected, report)
+                _write_sums(folder, sums)
+        except OSError as error:
+            if isinstance(error, requests.RequestException):
+                raise
+            raise ModelError(str(output_error(error, folder)).replace("the stems", "the weights")) from error
+        return self.find(name)
+
+    def _fetch(self, folder: Path, offer: Offer, name: str, sha256: str, report: Report | None) -> str:
+        """One file, through ``<name>.part``.
+
+        :return: its SHA-256.
+        """
+        final, part = folder / name, folder / f"{name}.part"
+        if final.exists():
+            if (found := _sha256(final)).startswith(sha256):
+                return found
+            final.unlink()  # damaged since: fetch it again
+        base = self.mirror or offer.url
+        url = base.rstrip("/") + "/" + name
+        for attempt in range(1, _ATTEMPTS + 1):
+            had = part.stat().st_size if part.exists() else 0
+            try:
+                _stream(url, part, name, report)
+                break
+            except requests.HTTPError as error:
+                raise ModelError(f"{url}: the server answered {error.response.status_code} "
+                                 f"{error.response.reason}; try later, or set demix.mirror") from error  # fmt: skip
+            except requests.RequestException as error:
+                now = part.stat().st_size if part.exists() else 0
+                if now > had and attempt < _ATTEMPTS:
+                    continue  # it got further: go on from there
+                if now:
+                    raise ModelError(f"{url}: the connection broke off after {now} bytes; run again to resume") from error
+                where = urlsplit(url).netloc
+                raise ModelError(f"cannot reach {where}: check the network, or set demix.mirror; the embedded model "
+                                 f"{EMBEDDED} works without") from error  # fmt: skip
+        found = _sha256(part)
+        if not found.startswith(sha256):
+            part.unlink()
+            raise ModelError(f"{url}: refused: its SHA-256 is {found}, expected {sha256}; try later or another mirror")
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        part.replace(final)
+        return found
+
+    def remove(self, name: str) -> bool:
+        """Delete a downloaded model; whether there was one.
+
+        :raises ModelError: it is the embedded one, or cannot be deleted.
+        """
+        if name == EMBEDDED:
+            raise ModelError(f"{EMBEDDED} is part of the program and stays")
+        if name not in self.offers or not (self.folder / name).is_dir():
+            return False
+        try:
+            shutil.rmtree(self.folder / name)
+        except OSError as error:
+            raise ModelError(f"cannot remove {shown(self.folder / name)}: {error.strerror}") from error
+        return True
+
+
+def _stream(url: str, part: Path, name: str, report: Report | None) -> None:
+    """Append to ``part`` what it lacks."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as answer:
+        if answer.status_code == requests.codes.requested_range_not_satisfiable:
+            return  # all of it is there already
+        answer.raise_for_status()
+        resumed = re.match(rf"bytes {have}-", answer.headers.get("Content-Range", "")) is not None
+        if answer.status_code == requests.codes.partial_content and not resumed:
+            raise requests.ConnectionError("the server sent another range than was asked for")
+        have = have if resumed else 0
+        announced = answer.headers.get("Content-Length")
+        total = have + int(announced) if announced else 0
+        with open(part, "ab" if resumed else "wb") as file:
+            for piece in answer.iter_content(_PIECE_BYTES):
+                file.write(piece)
+                have += len(piece)
+                if report:
+                    report(name, have, total)
+        if have < total:
+            raise requests.ConnectionError("the connection closed early")
+
+
+def _weights(folder: Path) -> dict[str, Path]:
+    """Target → file. Where a target has several files, the one named plainly, as upstream's loader does."""
+    found: dict[str, Path] = {}
+    if folder.is_dir():
+        for path in sorted(folder.glob("*.pth"), key=lambda path: len(path.name), reverse=True):
+            found[re.sub(r"[-_][0-9a-f]{8}$", "", path.stem)] = path
+    order = {target: rank for rank, target in enumerate(TARGETS)}
+    return dict(sorted(found.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{shown(path)}: {error.strerror}; check the file") from error
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    """File name → SHA-256, in the format of ``sha256sum``."""
+    try:
+        lines = (folder / SUMS).read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines if "  " in line)}
+
+
+def _write_sums(folder: Path, sums: Mapping[str, str]) -> None:
+    new = folder / f".{SUMS}.new"
+    new.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())), "utf-8")
+    new.replace(folder / SUMS)

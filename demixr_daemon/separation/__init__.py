@@ -19,3 +19,8 @@
     model = load(ModelStore().find("auto"))
     stem_set = demix(Path("01 Title.flac"), model, Options(format="wav"))
 """
+
+import os
+
+# torch 2.13 prints a deprecation notice to stderr, from C++, whenever quantized weights are unpacked; set before it loads.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

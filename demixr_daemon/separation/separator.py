@@ -151,10 +151,8 @@ class OpenUnmixBackend:
     def _filter(self, spectra: Tensor, stereo: Tensor, magnitudes: Tensor) -> Tensor:
         mixture = stereo.numpy()
         estimates = np.ascontiguousarray(magnitudes.transpose(0, 1).numpy())  # targets first
-        if self._residual:
-            rest = np.maximum(np.abs(mixture) - estimates.sum(axis=0), 0.0)
-            estimates = np.concatenate([estimates, rest[None]])
-        separated = torch.from_numpy(wiener(estimates, mixture, self._niter)).transpose(0, 1)  # frames first
+        separated = torch.from_numpy(wiener(estimates, mixture, self._niter, residual=self._residual))
+        separated = separated.transpose(0, 1)  # frames first
         channels = spectra.shape[1]
         if channels == 2:
             return separated

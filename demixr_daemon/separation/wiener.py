@@ -24,17 +24,22 @@ _HEADROOM = 10.0  # upstream's ``scale_factor``: mixtures louder than this are s
 _BINS_A_TASK = 64
 
 
-def wiener(magnitudes: NDArray[np.float32], mixture: Spectra, iterations: int = 1) -> Spectra:
+def wiener(
+    magnitudes: NDArray[np.float32], mixture: Spectra, iterations: int = 1, *, residual: bool = False
+) -> Spectra:
     """Separate one window.
 
     :param magnitudes: the networks' estimates, (targets, frames, 2, bins).
     :param mixture: (frames, 2, bins).
     :param iterations: EM steps; 0 gives each estimate the mixture's phase and no more.
+    :param residual: add a target, last: what the estimates leave of the mixture.
     :return: (targets, frames, 2, bins), complex64.
     """
     loudness = np.abs(mixture)
     phase = np.where(loudness > 0, mixture / np.maximum(loudness, np.finfo(np.float32).tiny), 1).astype(np.complex64)
     targets: Spectra = magnitudes * phase
+    if residual:
+        targets = np.concatenate([targets, (mixture - targets.sum(axis=0))[None]])
     if iterations:
         scale = max(1.0, float(loudness.max(initial=0.0)) / _HEADROOM)
         for _ in range(iterations):

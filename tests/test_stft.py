@@ -1,0 +1,33 @@
+"""The streaming transform is torch's, whatever the blocks."""
+
+import pytest
+import torch
+
+from demixr_daemon.separation.stft import BINS, HOP_SAMPLES, N_FFT, istft, stft
+
+
+@pytest.mark.parametrize("samples", [2049, 4096, 50_000])
+@pytest.mark.parametrize("block", [1, 700, 65_536])
+def test_equals_torch(samples: int, block: int) -> None:
+    if block == 1 and samples > 5000:
+        pytest.skip("slow, and no other case than with 4096 samples")
+    audio = torch.randn(2, samples, generator=torch.Generator().manual_seed(samples))
+    ours = torch.cat(list(stft(audio.split(block, 1))))
+    whole = torch.stft(audio, N_FFT, HOP_SAMPLES, window=torch.hann_window(N_FFT), return_complex=True)
+    assert ours.shape == (1 + samples // HOP_SAMPLES, 2, BINS)
+    torch.testing.assert_close(ours, whole.permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("samples", [1, 100, 2048, 2049, 10_000])
+@pytest.mark.parametrize("frames", [1, 2, 7, 300])
+def test_inverse_gives_the_audio_back(samples: int, frames: int) -> None:
+    audio = torch.randn(3, 2, samples, generator=torch.Generator().manual_seed(samples))
+    spectra = torch.cat(list(stft(audio.reshape(6, -1).split(333, 1)))).unflatten(1, (3, 2))
+    back = torch.cat(list(istft(spectra.split(frames))), -1)
+    assert back.shape[-1] >= samples
+    torch.testing.assert_close(back[..., :samples], audio, atol=1e-5, rtol=0)
+
+
+def test_no_audio_no_frames() -> None:
+    assert list(stft([])) == []
+    assert list(istft([])) == []

@@ -94,8 +94,10 @@ def encode(path: Path, audio: NDArray[np.float32], rate_hz: int, codec: str, sam
     with av.open(str(path), "w", format=container or None) as output:
         stream = output.add_stream(codec, rate=rate_hz, layout=layout)
         stream.codec_context.format = sample_format
+        stream.codec_context.bit_rate = 192_000
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio).reshape(1, -1), "flt", layout)
         frame.sample_rate = rate_hz
+        frame.pts = 0
         for part in (frame, None):
             output.mux(stream.encode(part))
     return path
@@ -125,10 +127,12 @@ class Library:
             f"import: {{copy: yes, autotag: no, quiet: yes}}\nui: {{color: no}}\ndemix:\n{settings}"
         )
 
-    def beet(self, *arguments: str | Path, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def beet(
+        self, *arguments: str | Path, stdin: str = "", env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run ``beet`` to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "beets", *map(str, arguments)], input=stdin, capture_output=True, text=True,
+            [sys.executable, "-m", "beets", *map(str, arguments)], input=stdin, capture_output=True, text=True, check=False,
             errors="surrogateescape", env=self.environment() | (env or {}), timeout=600,
         )  # fmt: skip
 

@@ -32,7 +32,7 @@ _LOSSLESS_CODECS = re.compile(r"pcm_|flac|alac|ape|wavpack|tta|tak|mlp|truehd|sh
 
 # A WAV writer that cannot seek (a pipe) leaves the largest size it can in the header.
 _UNKNOWN_SIZE = 0x7FFFF000
-_SHORT_DATA = re.compile(r"^(?:data|SSND) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
+_SHORT_DATA = re.compile(r"^ *(?:data|SSND) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,14 @@ class Track:
             yield block
         if samples == 0:
             raise AudioError(f"{shown(self.path)}: holds no audio; replace the file")
+
+
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
+    """soundfile seeks after every read, to where it is already; libsndfile's MP3 decoder cannot do that without a glitch."""
+
+    def seekable(self) -> bool:
+        """Never, so that it does not."""
+        return False
 
 
 def open_track(path: Path) -> Track:
@@ -130,7 +138,7 @@ def _sndfile_blocks(track: Track) -> Iterator[Block]:
     samples = 0
     with open(track.path, "rb") as file:
         try:
-            with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+            with _Sequential(file.fileno(), closefd=False) as sound:
                 while len(block := sound.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
                     samples += len(block)
                     yield block

@@ -10,6 +10,7 @@ Owner of writing with soundfile (FLAC, WAV) and PyAV (lossy formats).
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -326,8 +327,7 @@ def _fs(path: Path) -> bytes:
 
 
 def _write_error(path: Path, error: Exception) -> OSError:
-    """The codec libraries do not say why a write failed; nearly always the disk is full."""
-    code = getattr(error, "errno", None) or 0
-    if not code or shutil.disk_usage(path.parent).free < 1 << 20:
-        code = errno.ENOSPC if shutil.disk_usage(path.parent).free < 1 << 20 else errno.EIO
-    return OSError(code, "writing failed" if code == errno.EIO else "no space left on device")
+    """The codec libraries seldom say why a write failed; nearly always the disk is full."""
+    full = shutil.disk_usage(path.parent).free < 1 << 20
+    code = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO
+    return OSError(code, os.strerror(code))

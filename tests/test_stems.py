@@ -1,0 +1,207 @@
+"""A stem set is there whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from demixr_daemon import stems
+from demixr_daemon.errors import BusyError, OutputError
+from demixr_daemon.settings import TARGETS
+from demixr_daemon.stems import Recipe, Source, StemSet
+
+SOURCE = Source("01 Title.flac", 1, 2, "0" * 64, 44100, 2, 100)
+RECIPE = Recipe("m", "1" * 64, "int8", 1, TARGETS, "flac", 16, 0)
+
+
+def filled(place: Path, *, track: str = "01 Title.flac", content: str = "new") -> StemSet:
+    """A finished workplace."""
+    made = StemSet(place, {target: f"{target}.flac" for target in TARGETS}, dataclasses.replace(SOURCE, name=track), RECIPE,
+                   "MIT", 1.0, "beets-demix", "2026-01-01T00:00:00+00:00")  # fmt: skip
+    for name in made.files.values():
+        (place / name).write_text(content)
+    made.write_manifest(place)
+    return made
+
+
+def publish(track: Path, content: str = "new") -> Path:
+    folder = stems.folder_for(track)
+    with stems.workplace(track) as place:
+        filled(place, track=track.name, content=content)
+        stems.publish(place, folder)
+    return folder
+
+
+@pytest.fixture
+def track(tmp_path: Path) -> Path:
+    path = tmp_path / "01 Title.flac"
+    path.touch()
+    return path
+
+
+def test_published_beside_the_track(track: Path) -> None:
+    folder = publish(track)
+    assert folder == track.parent / "01 Title.stems"
+    made = stems.read(folder)
+    assert made is not None
+    assert made.complete()
+    assert (made.source, made.recipe) == (SOURCE, RECIPE)
+    assert sorted(os.listdir(track.parent)) == ["01 Title.flac", "01 Title.stems"]
+
+
+def test_an_older_set_is_replaced(track: Path) -> None:
+    publish(track, "old")
+    folder = publish(track, "new")
+    assert (folder / "vocals.flac").read_text() == "new"
+    assert sorted(os.listdir(track.parent)) == ["01 Title.flac", "01 Title.stems"]
+
+
+def test_a_failure_leaves_nothing_behind(track: Path) -> None:
+    with pytest.raises(ZeroDivisionError), stems.workplace(track) as place:
+        filled(place)
+        raise ZeroDivisionError
+    assert os.listdir(track.parent) == [track.name]
+
+
+def test_a_strangers_folder_is_left_alone(track: Path) -> None:
+    (track.parent / "01 Title.stems").mkdir()
+    (track.parent / "01 Title.stems" / "mine.txt").touch()
+    assert publish(track) == track.parent / "01 Title.flac.stems"
+    assert (track.parent / "01 Title.stems" / "mine.txt").exists()
+    with stems.workplace(track) as place, pytest.raises(OutputError, match="in the way"):
+        filled(place)
+        stems.publish(place, track.parent / "01 Title.stems")
+
+
+def test_two_tracks_of_one_name_keep_apart(track: Path) -> None:
+    other = track.with_suffix(".mp3")
+    other.touch()
+    assert publish(track) != publish(other)
+    assert stems.folder_for(track).name == "01 Title.stems"
+    assert stems.folder_for(other).name == "01 Title.mp3.stems"
+
+
+@pytest.mark.parametrize("name", ["x" * 250 + ".flac", "é" * 125 + ".mp3", "🎸" * 62 + ".flac"])
+def test_long_names_are_shortened_and_stay_apart(tmp_path: Path, name: str) -> None:
+    one, two = tmp_path / name, tmp_path / (name[:-6] + "y" + name[-5:])
+    one.touch()
+    two.touch()
+    assert publish(one) != publish(two)
+    assert stems.read(stems.folder_for(one)) is not None
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    track = tmp_path / os.fsdecode(b"caf\xe9.flac")
+    track.touch()
+    made = stems.read(publish(track))
+    assert made is not None
+    assert made.source.name == track.name
+
+
+def test_one_process_at_a_time(track: Path) -> None:
+    with stems.workplace(track), pytest.raises(BusyError), stems.workplace(track):
+        pass
+    publish(track)
+
+
+_VICTIM = """
+import sys, time
+from pathlib import Path
+from demixr_daemon import stems
+from tests.test_stems import filled
+with stems.workplace(Path(sys.argv[1])) as place:
+    filled(place)
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_leaves_is_swept_by_the_next(track: Path) -> None:
+    root = Path(__file__).parent.parent
+    victim = subprocess.Popen([sys.executable, "-c", _VICTIM, str(track)], stdout=subprocess.PIPE, cwd=root)
+    assert victim.stdout
+    assert victim.stdout.readline() == b"ready\n"
+    with pytest.raises(BusyError), stems.workplace(track):
+        pass
+    assert stems.read(stems.folder_for(track)) is None
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert len(os.listdir(track.parent)) == 2
+    publish(track)
+    assert sorted(os.listdir(track.parent)) == ["01 Title.flac", "01 Title.stems"]
+
+
+_REPUBLISHER = """
+import sys
+from pathlib import Path
+from tests.test_stems import publish
+count = 0
+while True:
+    publish(Path(sys.argv[1]), str(count))
+    count += 1
+    print("x", end="", flush=True)
+"""
+
+
+def test_a_reader_always_finds_a_whole_set(track: Path) -> None:
+    """While it is replaced again and again, and wherever the writer is killed."""
+    publish(track, "first")
+    root = Path(__file__).parent.parent
+    for _ in range(3):
+        writer = subprocess.Popen([sys.executable, "-c", _REPUBLISHER, str(track)], stdout=subprocess.PIPE, cwd=root)
+        assert writer.stdout
+        writer.stdout.read(1)
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            made = stems.read(track.parent / "01 Title.stems")
+            assert made is not None
+            assert made.complete()
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+        made = stems.read(track.parent / "01 Title.stems")
+        assert made is not None
+        assert made.complete()
+    publish(track)
+    assert sorted(os.listdir(track.parent)) == ["01 Title.flac", "01 Title.stems"]
+
+
+def test_remove_takes_the_set_and_nothing_else(track: Path) -> None:
+    folder = publish(track)
+    (folder / "mine.txt").touch()
+    assert stems.remove(folder)
+    assert os.listdir(folder) == ["mine.txt"]
+    assert not stems.remove(folder)
+
+
+def test_a_set_follows_its_track(track: Path) -> None:
+    folder = publish(track)
+    (track.parent / "Album").mkdir()
+    moved = track.rename(track.parent / "Album" / "02 New.flac")
+    target = stems.move(folder, moved)
+    made = stems.read(target)
+    assert target == track.parent / "Album" / "02 New.stems"
+    assert not folder.exists()
+    assert made is not None
+    assert made.source.name == "02 New.flac"
+
+
+def test_stems_are_known_for_what_they_are(track: Path) -> None:
+    folder = publish(track)
+    assert stems.is_stem(folder / "vocals.flac")
+    assert not stems.is_stem(track)
+    with stems.workplace(track) as place:
+        assert stems.is_stem(place / "vocals.flac")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"recipe": 3}', '{"source": null, "recipe": {"stems": []}}'])
+def test_a_damaged_manifest_is_no_set(tmp_path: Path, content: str) -> None:
+    (tmp_path / stems.MANIFEST).write_text(content)
+    assert stems.read(tmp_path) is None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import confuse
+from beets import IncludeLazyConfig
 from tqdm import tqdm
 
 from demixr_daemon.errors import DemixrError, LicenceError, ModelError, SettingError, output_error, shown
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
-    except DemixrError as error:
+    except (DemixrError, OSError) as error:
         print(f"demixr: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _store(arguments: argparse.Namespace) -> ModelStore:
     """The models, where the ``demix:`` section of the beets configuration says."""
-    configuration = confuse.LazyConfig("beets", None)
+    configuration = IncludeLazyConfig("beets", None)
     try:
         if arguments.config:
             if not arguments.config.is_file():
@@ -72,8 +73,8 @@ def _store(arguments: argparse.Namespace) -> ModelStore:
         section.add(section_defaults())
         folder = section["models_dir"].get() and section["models_dir"].as_path()
         return ModelStore(folder or None, section["mirror"].as_str())
-    except confuse.ConfigError as error:
-        raise SettingError(f"configuration error: {error}") from error
+    except (confuse.ConfigError, TypeError) as error:  # a TypeError where the file is no mapping
+        raise SettingError(f"configuration error: {' '.join(str(error).split())}") from error
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -83,8 +84,11 @@ def _list(arguments: argparse.Namespace) -> int:
     for name in dict.fromkeys([*store.offers, *present]):
         offer = store.offers.get(name)
         model = present.get(name)
-        size = sum(path.stat().st_size for path in model.weights.values()) if model else 4 * (offer.bytes if offer else 0)
-        rows.append((name, f"{size / 1e6:.0f} MB", offer.licence if offer else "own", "here" if model else "download",
+        if model:
+            size = sum(path.stat().st_size for path in model.weights.values() if path.exists())
+        else:
+            size = 4 * (offer.bytes if offer else 0)
+        rows.append((shown(name), f"{size / 1e6:.0f} MB", offer.licence if offer else "own", "here" if model else "download",
                      offer.summary if offer else ", ".join(model.weights if model else ())))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -108,9 +112,12 @@ def _download(arguments: argparse.Namespace) -> int:
 
 
 def _consent(offer: Offer) -> bool:
-    if not sys.stdin.isatty():
+    if not (sys.stdin and sys.stdin.isatty()):
         return False
-    answer = input(f"Do you accept {offer.licence} for {offer.name}? [y/N] ")
+    try:
+        answer = input(f"Do you accept {offer.licence} for {offer.name}? [y/N] ")
+    except EOFError:
+        answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         raise LicenceError(f"{offer.name} was not downloaded: its licence was not accepted")
     return True
@@ -143,7 +150,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             model = store.find(name)
             model.check()
             loading.targets(model)
-            print(f"{model.name}: good ({', '.join(model.weights)}; sha256 {model.sha256[:16]})")
+            print(f"{shown(model.name)}: good ({', '.join(model.weights)}; sha256 {model.sha256[:16]})")
         except ModelError as error:
             failed += 1
             print(f"demixr: {error}", file=sys.stderr)
@@ -159,15 +166,16 @@ def _export(arguments: argparse.Namespace) -> int:
     model.check()
     nets = loading.targets(model, int8=arguments.quantization == "int8")
     separator = openunmix.standalone(nets, arguments.niter if len(nets) > 1 else 0)
-    new = arguments.file.with_name(f".{arguments.file.name}.{os.getpid()}.new")
+    new = arguments.file.parent / f".{arguments.file.name}.{os.getpid()}.new"
     try:
         with open(new, "wb") as file:
-            separator.save(file.name)
+            file.write(separator.save_to_buffer())  # torch's own writing aborts the process when the disk is full
         new.replace(arguments.file)
     except OSError as error:
         raise ModelError(str(output_error(error, arguments.file.parent)).replace("the stems", "the export")) from error
     finally:
-        new.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            new.unlink()
     print(f"{shown(arguments.file)}: {', '.join(nets)}; audio (batch, 2, samples) at 44.1 kHz in, "
           f"(batch, {len(nets)}, 2, samples) out. Weights: {model.licence}")  # fmt: skip
     return 0

@@ -19,7 +19,7 @@ from demixr_daemon import stems
 from demixr_daemon.errors import AudioError, Cancelled, SettingError, output_error, shown
 from demixr_daemon.separation.channels import Resampler, downmix_matrix
 from demixr_daemon.separation.decode import Block, Track, fingerprint, open_track
-from demixr_daemon.separation.encode import FLOAT_BITS, FORMATS, StemWriter
+from demixr_daemon.separation.encode import FLOAT_BITS, FORMATS, StemWriter, write_error
 from demixr_daemon.separation.models import Model
 from demixr_daemon.settings import Options
 from demixr_daemon.stems import Recipe, Source, StemSet
@@ -214,9 +214,12 @@ def _tag(track: Path, files: Mapping[str, Path]) -> None:
     except mediafile.UnreadableFileError:
         return
     for stem, path in files.items():
-        tagged = mediafile.MediaFile(os.fsencode(path))
-        for name in ("artist", "album", "albumartist", "track", "tracktotal", "disc", "disctotal", "year", "bpm"):
-            if (value := getattr(original, name)) is not None:
-                setattr(tagged, name, value)
-        tagged.title = f"{original.title or track.stem} ({stem})"
-        tagged.save()
+        try:
+            tagged = mediafile.MediaFile(os.fsencode(path))
+            for name in ("artist", "album", "albumartist", "track", "tracktotal", "disc", "disctotal", "year", "bpm"):
+                if (value := getattr(original, name)) is not None:
+                    setattr(tagged, name, value)
+            tagged.title = f"{original.title or shown(track.stem)} ({stem})"
+            tagged.save()
+        except mediafile.UnreadableFileError as error:
+            raise write_error(path, error) from error

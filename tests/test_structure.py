@@ -1,0 +1,82 @@
+"""The house keeps its order: who imports whom, and that the README tells of everything."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from demixr_daemon.cli import _parser
+from demixr_daemon.settings import section_defaults
+
+ROOT = Path(__file__).parent.parent
+
+# Each may import what stands on lower floors, and its own.
+FLOORS = [
+    ["beetsplug.demix", "demixr_daemon.cli", "demixr_daemon.__main__"],
+    ["demixr_daemon.pipeline"],
+    ["demixr_daemon.separation", "demixr_daemon.stems", "demixr_daemon.library"],
+    ["demixr_daemon.settings", "demixr_daemon.errors"],
+]
+# The one module, or few, that may import a library.
+OWNERS = {
+    "openunmix": {"demixr_daemon/separation/openunmix.py"},
+    "soundfile": {"demixr_daemon/separation/decode.py", "demixr_daemon/separation/encode.py"},
+    "av": {"demixr_daemon/separation/decode.py", "demixr_daemon/separation/encode.py"},
+    "soxr": {"demixr_daemon/separation/channels.py"},
+    "requests": {"demixr_daemon/separation/models.py"},
+    "mediafile": {"demixr_daemon/pipeline.py"},
+    "beets": {"demixr_daemon/library.py", "demixr_daemon/cli.py", "beetsplug/demix.py"},
+}
+MODULES = sorted([*(ROOT / "demixr_daemon").rglob("*.py"), ROOT / "beetsplug" / "demix.py"])
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def floor(name: str) -> int:
+    for level, modules in enumerate(FLOORS):
+        if any(name == module or name.startswith(f"{module}.") for module in modules):
+            return level
+    return len(FLOORS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nobody_imports_upwards(path: Path) -> None:
+    own = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    ours = {name for name in imported(path) if name.startswith(("demixr_daemon.", "beetsplug."))}
+    assert [name for name in ours if floor(name) < floor(own)] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_library_has_one_owner(path: Path) -> None:
+    relative = str(path.relative_to(ROOT))
+    for library, owners in OWNERS.items():
+        if any(name == library or name.startswith(f"{library}.") for name in imported(path)):
+            assert relative in owners, f"{relative} imports {library}"
+
+
+def test_the_readme_tells_of_every_setting_and_option() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert [key for key in section_defaults() if f"`{key}`" not in readme] == []
+    plugin = (ROOT / "beetsplug" / "demix.py").read_text("utf-8")
+    options = [node.args[-1].value for node in ast.walk(ast.parse(plugin)) if isinstance(node, ast.Call)
+               and getattr(node.func, "attr", "") == "add_option" and isinstance(node.args[-1], ast.Constant)]  # fmt: skip
+    assert len(options) > 10
+    assert [option for option in options if option not in readme] == []
+
+
+def test_the_readme_tells_of_every_command() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    commands = [action for action in _parser()._actions if action.choices]
+    models = commands[0].choices["models"]  # type: ignore[index]
+    names = next(action.choices for action in models._actions if action.choices)
+    assert [name for name in names if f"demixr models {name}" not in readme] == []

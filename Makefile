@@ -1,0 +1,32 @@
+# `make demo` and `make test` do all the set-up on a machine with Python 3.11, pip, gcc and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all lint bench clean
+
+demo: $(READY)
+	$(VENV)/bin/python -m benchmarks.demo demo
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest -m "not heavy"
+
+test-all: $(READY)
+	$(VENV)/bin/python -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+bench: $(READY)
+	$(VENV)/bin/python -m benchmarks.quantization
+	$(VENV)/bin/python -m benchmarks.memory
+
+$(READY): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

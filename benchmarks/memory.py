@@ -1,0 +1,68 @@
+"""Peak memory over length: ``python -m benchmarks.memory [--model M] [--short MIN] [--long MIN]``.
+
+Separates a short and a long track, each in a process of its own, and ends with ``peak_mb short=<4 min> long=<2 h>``. The
+tracks are a real song over and over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from benchmarks.songs import cc0_songs, falcon
+from benchmarks.tables import table, write
+
+_WORKER = "--work"
+
+
+def main() -> None:
+    """Measure, or be the process that is measured."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.split(":")[0])
+    parser.add_argument("--model", default="demixr-small", help="name or folder (default: demixr-small)")
+    parser.add_argument("--short", type=float, default=4.0, help="minutes of the short track (default: 4)")
+    parser.add_argument("--long", type=float, default=120.0, help="minutes of the long one (default: 120)")
+    parser.add_argument(_WORKER, type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        _work(options.work, options.model)
+        return
+    audio = next(cc0_songs(), falcon()).mixture
+    peaks = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, minutes in (("short", options.short), ("long", options.long)):
+            track = Path(folder) / f"{name}.flac"
+            _write(track, audio, round(minutes * 60 * 44100))
+            command = [sys.executable, "-m", "benchmarks.memory", "--model", options.model, _WORKER, str(track)]
+            peaks[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    rows = [(f"{minutes:g} min", f"{peaks[name]:.0f}") for name, minutes in (("short", options.short), ("long", options.long))]
+    last = f"peak_mb short={peaks['short']:.0f} long={peaks['long']:.0f}"
+    write("memory", f"Peak resident memory: {options.model}, FLAC to four FLAC stems", table(("track", "peak, MB"), rows), last)
+
+
+def _write(track: Path, audio: np.ndarray, samples: int) -> None:
+    audio = audio / max(1.0, float(np.abs(audio).max()))
+    with soundfile.SoundFile(track, "w", 44100, 2, format="FLAC") as file:
+        while samples > 0:
+            file.write(audio[:samples])
+            samples -= len(audio)
+
+
+def _work(track: Path, model: str) -> None:
+    """Separate one track and print this process's peak in MB (10^6 bytes)."""
+    from demixr_daemon.pipeline import demix
+    from demixr_daemon.separation.loading import load
+    from demixr_daemon.separation.models import ModelStore
+
+    demix(track, load(ModelStore().find(model)))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+
+
+if __name__ == "__main__":
+    main()

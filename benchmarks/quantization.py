@@ -1,0 +1,106 @@
+"""What chunks and int8 cost: ``python -m benchmarks.quantization [--model M] [--seconds N] [--context]``.
+
+Each is compared with the same network in fp32 over the whole track at once, on real songs: the SDR lost against the true
+stems, and the difference itself. ``--context`` draws the curve from which the context length was chosen: what a shift of the
+chunk grid changes, at each length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+
+import numpy as np
+import torch
+
+from benchmarks.songs import Audio, Song, cc0_songs, falcon, sdr_db
+from benchmarks.tables import table, write
+from demixr_daemon.separation import loading
+from demixr_daemon.separation.models import Model, ModelStore
+from demixr_daemon.separation.separator import Grid
+from demixr_daemon.settings import TARGETS
+
+_STEREO = np.eye(2, dtype=np.float32)
+_BLOCK_SAMPLES = 1 << 16
+_WHOLE = Grid(chunk_frames=1 << 30, context_frames=0, batch=1)
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quantization", description=__doc__.split(":")[0])
+    parser.add_argument("--model", default="demixr-small", help="name or folder (default: demixr-small)")
+    parser.add_argument("--seconds", type=float, default=90.0, help="of each song, from its middle (default: 90)")
+    parser.add_argument("--context", action="store_true", help="measure the curve of context lengths")
+    options = parser.parse_args()
+    model = ModelStore().find(options.model)
+    songs = [falcon(), *(_excerpt(song, options.seconds) for song in cc0_songs())]
+    if options.context:
+        _context_curve(model, songs)
+    else:
+        _cost(model, songs)
+
+
+def _excerpt(song: Song, seconds: float) -> Song:
+    start = max(0, len(song.mixture) // 2 - round(seconds * 22050))
+    part = slice(start, start + round(seconds * 44100))
+    return Song(song.name, song.mixture[part], {target: audio[part] for target, audio in song.stems.items()})
+
+
+def _separate(model: Model, song: Song, quantization: str, grid: Grid) -> tuple[Audio, float]:
+    """All targets (samples, targets, 2), and the seconds it took."""
+    backend = loading.load(model, quantization=quantization, grid=grid).backend
+    blocks = (song.mixture[start : start + _BLOCK_SAMPLES] for start in range(0, len(song.mixture), _BLOCK_SAMPLES))
+    begun = time.perf_counter()
+    out = np.concatenate(list(backend.separate(blocks, _STEREO)))[: len(song.mixture)]
+    return out, time.perf_counter() - begun
+
+
+def _cost(model: Model, songs: list[Song]) -> None:
+    rows, losses = [], {"chunks": [0.0], "int8": [0.0]}
+    for song in songs:
+        whole, _ = _separate(model, song, "fp32", _WHOLE)
+        chunked, fp32_s = _separate(model, song, "fp32", Grid())
+        int8, int8_s = _separate(model, song, "int8", Grid())
+        shifted, _ = _separate(model, song, "int8", Grid(offset_frames=101))
+        for index, target in enumerate(TARGETS):
+            truth = song.stems[target]
+            if np.square(truth).mean() < 1e-7:
+                continue  # a silent target has no SDR
+            base, cut, small = (sdr_db(truth, out[:, index]) for out in (whole, chunked, int8))
+            losses["chunks"].append(base - cut)
+            losses["int8"].append(base - small)
+            seam, shift = -sdr_db(whole[:, index], chunked[:, index]), -sdr_db(int8[:, index], shifted[:, index])
+            rows.append((song.name, target, f"{base:.3f}", f"{cut - base:+.3f}", f"{small - base:+.3f}", f"{seam:.1f}",
+                         f"{shift:.1f}", f"{fp32_s / int8_s:.2f}"))  # fmt: skip
+    header = ("song", "target", "SDR whole fp32, dB", "chunks fp32, dB", "chunks int8, dB", "difference of chunks, dB",
+              "difference of a shifted grid, dB", "speed int8 : fp32")  # fmt: skip
+    last = f"largest loss: chunks {max(losses['chunks']):.3f} dB, int8 {max(losses['int8']):.3f} dB"
+    write(f"quantization-{model.name}", f"What chunks and int8 cost: {model.name}", table(header, rows), last)
+
+
+def _context_curve(model: Model, songs: list[Song]) -> None:
+    """The difference that a shift of the grid by a third of a chunk makes, relative to the output."""
+    rows = []
+    for context in (0, 8, 16, 32, 48, 64, 96, 128):
+        grid = dataclasses.replace(Grid(), context_frames=context)
+        shifted = dataclasses.replace(grid, offset_frames=85)
+        worst, whole_db, total_s = -200.0, -200.0, 0.0
+        for song in songs:
+            whole, _ = _separate(model, song, "fp32", _WHOLE)
+            one, took_s = _separate(model, song, "fp32", grid)
+            other, _ = _separate(model, song, "fp32", shifted)
+            worst = max(worst, -sdr_db(one, other))
+            whole_db = max(whole_db, -sdr_db(whole, one))
+            total_s += took_s
+        rows.append((context, f"{context * 1024 / 44100:.2f}", f"{whole_db:.1f}", f"{worst:.1f}",
+                     f"{1 + 2 * context / grid.chunk_frames:.2f}"))  # fmt: skip
+        print(rows[-1], flush=True)
+    header = ("context, frames", "s", "difference of the whole track, dB", "difference of a shifted grid, dB",
+              "work in networks")  # fmt: skip
+    write(f"context-{model.name}", f"Context length: {model.name}, chunks of {Grid().chunk_frames} frames", table(header, rows))
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()

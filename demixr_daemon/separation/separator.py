@@ -4,8 +4,8 @@ One pass of generators, each holding no more than a few seconds:
 
     audio → STFT → chunks (batches of them through each network) → Wiener windows → inverse STFT → audio
 
-The network sees a chunk with context on both sides and only the middle is kept, so that its LSTM, the one part that is not
-local to a frame, has warmed up in both directions. Frames overlap by three quarters, which cross-fades neighbouring chunks.
+The LSTM, the one part of a network that is not local to a frame, sees a chunk with context on both sides and only the middle is
+kept, so that it has warmed up in both directions. Frames overlap by three quarters, which cross-fades neighbouring chunks.
 Wiener windows are counted from the start of the track, as upstream does, wherever the chunks lie.
 """
 
@@ -50,11 +50,11 @@ class Backend(Protocol):
 class Grid:
     """How a track is cut for the networks. The figures come from ``benchmarks.context``; see benchmarks/README.md."""
 
-    chunk_frames: int = 256
+    chunk_frames: int = 512
     """Frames that a chunk contributes (1 frame = 1024 samples = 23.2 ms)."""
-    context_frames: int = 64
+    context_frames: int = 192
     """Frames that it sees on either side besides, and throws away."""
-    batch: int = 8
+    batch: int = 4
     """Chunks that go through a network together: int8 pays only in batches."""
     offset_frames: int = 0
     """Length of a first, shorter chunk. Moves the grid; for measuring that it does not matter."""
@@ -121,21 +121,20 @@ class OpenUnmixBackend:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One batch through every network. Near an end of the track the missing context is made up on the other side."""
         first, last = cores[0][0], cores[-1][1]
-        context = self._grid.context_frames
-        starts = [max(0, min(start - context, held.stop - span)) for start, _ in cores]
+        span = min(span, held.stop)
+        starts = [max(0, min(start - self._grid.context_frames, held.stop - span)) for start, _ in cores]
         lowest = min(starts)
-        spectra = held[lowest : min(max(last, starts[-1] + span), held.stop)]
+        spectra = held[lowest : max(last, starts[-1] + span)]
         stereo = _stereo(spectra, downmix)
         loudness = stereo.abs()
-        # (batch, frames, 2, BINS) -> (batch, 2, BINS, frames), as the network wants it
-        windows = torch.stack([loudness[start - lowest : start - lowest + span] for start in starts]).permute(0, 2, 3, 1)
+        windows = torch.arange(span)[:, None] + torch.tensor(starts) - lowest  # (span, batch)
+        kept = torch.cat([torch.arange(begin - start, end - start) * len(cores) + column
+                          for column, (start, (begin, end)) in enumerate(zip(starts, cores, strict=True))])  # fmt: skip
         magnitudes = loudness.new_empty(last - first, len(self._names), *loudness.shape[1:])
         for index in range(len(self._names)):
-            estimate = self._networks(windows, index).permute(0, 3, 1, 2)
-            for row, start, (begin, end) in zip(estimate, starts, cores, strict=True):
-                magnitudes[begin - first : end - first, index] = row[begin - start : end - start]
-        kept = slice(first - lowest, last - lowest)
-        return spectra[kept], stereo[kept], magnitudes
+            magnitudes[:, index] = self._networks(loudness, windows, kept, index)
+        given = slice(first - lowest, last - lowest)
+        return spectra[given], stereo[given], magnitudes
 
     def _windows(self, chunks: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[Tensor]:
         """Stem spectra ``(frames, targets, channels, BINS)``, filtered in windows that are counted from the start."""

@@ -237,8 +237,9 @@ class _FFmpegSink:
         self._container: Any = av.open(self._file, "w", format=fmt.container)
         # the nearest rate that loses nothing, or the highest there is
         rate = min((hz for hz in fmt.rates_hz if hz >= rate_hz), default=fmt.rates_hz[-1])
-        self._stream: Any = self._container.add_stream(fmt.codec, rate=rate, layout=self._layout)
-        self._stream.bit_rate = bitrate_kbps * 1000
+        self._stream: Any = self._container.add_stream(
+            fmt.codec, rate=rate, layout=self._layout, bit_rate=bitrate_kbps * 1000
+        )
 
     def write(self, block: NDArray[Any]) -> None:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block, np.float32).reshape(1, -1), "flt", self._layout)

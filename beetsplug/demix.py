@@ -7,6 +7,7 @@ Stems are saved next to the original tracks and recorded in the library. Every `
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import time
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from beets import ui
 from beets.exceptions import UserError
+from beets.importer import Action
 from beets.plugins import BeetsPlugin
 from beets.util.units import human_bytes
 from beets.util.units import human_seconds as duration
+from confuse import ConfigError
 
 from demixr_daemon import library, stems
-from demixr_daemon.errors import DemixrError, SettingError, shown
+from demixr_daemon.errors import BusyError, DemixrError, SettingError, shown
 from demixr_daemon.settings import BITS, FORMATS, QUANTIZATIONS, TARGETS, Options, section_defaults
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 _FLAC_RATIO = 0.55
 
 
-class Action(NamedTuple):
+class Planned(NamedTuple):
     """What is to be done with one track."""
 
     item: Item
@@ -57,12 +60,12 @@ class DemixPlugin(BeetsPlugin):
         self.config.add(section_defaults())
         for stem in (*TARGETS, "instrumental"):
             self.template_fields[f"stems_{stem}"] = _field(stem)
-        for event in ("item_moved",):
-            self.register_listener(event, self.follow)
+        self._imported: list[int] = []
+        self.register_listener("item_moved", self.follow)
         self.register_listener("import_task_created", self.leave_stems_alone)
-        if self.config["auto"].get(bool):
-            self.register_listener("album_imported", self.album_imported)
-            self.register_listener("item_imported", self.item_imported)
+        self.register_listener("album_imported", self.album_imported)
+        self.register_listener("item_imported", self.item_imported)
+        self.register_listener("import", self.import_done)
 
     def commands(self) -> list[ui.Subcommand]:
         """The ``demix`` command."""
@@ -96,19 +99,30 @@ class DemixPlugin(BeetsPlugin):
         items = [item for album in albums for item in album.items()] if opts.album else list(lib.items(args))
         if not items:
             raise UserError("no tracks match; try `beet ls` with the same query")
-        if opts.remove:
-            self.remove(lib, items, pretend=opts.pretend, yes=opts.yes)
-            return
-        with _as_user_error():
-            options, model = self.settings()
-            actions = self.plan(items, model, options)
-            if opts.pretend:
-                for action in actions:
-                    verb = "fail" if action.failed else "skip" if action.current else "demix"
-                    ui.print_(f"{verb}: {shown(action.item.filepath)} ({action.reason or 'stems are current'})")
-                return
-            if not opts.yes and not self.confirmed(actions, options):
-                return
+        try:
+            if opts.remove:
+                self.remove(lib, items, pretend=opts.pretend, yes=opts.yes)
+            else:
+                self.separate(lib, items, pretend=opts.pretend, yes=opts.yes)
+        except DemixrError as error:
+            raise UserError(str(error)) from error
+        except KeyboardInterrupt:
+            self._log.warning("interrupted; what is done is kept")
+            raise SystemExit(130) from None
+
+    def separate(self, lib: Library, items: Sequence[Item], *, pretend: bool = False, yes: bool = True) -> None:
+        """Plan, ask, and do.
+
+        :raises DemixrError: a setting or the model is at fault.
+        :raises UserError: at the end, if any track failed.
+        """
+        options, model = self.settings()
+        actions = self.plan(items, model, options)
+        if pretend:
+            for action in actions:
+                verb = "fail" if action.failed else "skip" if action.current else "demix"
+                ui.print_(f"{verb}: {shown(action.item.filepath)} ({action.reason or 'stems are current'})")
+        elif yes or self.confirmed(actions, options):
             self.run(lib, actions, model, options)
 
     def settings(self) -> tuple[Options, Model]:
@@ -132,9 +146,10 @@ class DemixPlugin(BeetsPlugin):
         from demixr_daemon.separation.models import ModelStore
 
         folder = self.config["models_dir"].get() and self.config["models_dir"].as_path()
-        return ModelStore(folder or None, self.config["mirror"].as_str())
+        mirror = self.config["mirror"].as_str() if self.config["mirror"].get() else ""
+        return ModelStore(folder or None, mirror)
 
-    def plan(self, items: Sequence[Item], model: Model, options: Options) -> list[Action]:
+    def plan(self, items: Sequence[Item], model: Model, options: Options) -> list[Planned]:
         """Decide what is to be done, and do nothing yet.
 
         :raises SettingError: the model has no such target.
@@ -150,14 +165,14 @@ class DemixPlugin(BeetsPlugin):
                 current, reason = pipeline.check(item.filepath, model, options, folder)
                 if force:
                     current, reason = None, "forced"
-                actions.append(Action(item, folder, current, reason))
+                actions.append(Planned(item, folder, current, reason))
             except SettingError:
                 raise
             except DemixrError as error:
-                actions.append(Action(item, folder, None, str(error), failed=True))
+                actions.append(Planned(item, folder, None, str(error), failed=True))
         return actions
 
-    def confirmed(self, actions: Sequence[Action], options: Options) -> bool:
+    def confirmed(self, actions: Sequence[Planned], options: Options) -> bool:
         """Ask, if it is a great deal of work."""
         work = [action.item for action in actions if not action.current and not action.failed]
         threshold = self.config["warning_threshold"].get(int)
@@ -169,45 +184,51 @@ class DemixPlugin(BeetsPlugin):
                   f"{human_bytes(needed)} of disk; {human_bytes(free)} are free.")  # fmt: skip
         return ui.input_yn("Separate them (Y/n)?")
 
-    def run(self, lib: Library, actions: Sequence[Action], model: Model, options: Options) -> None:
+    def run(self, lib: Library, actions: Sequence[Planned], model: Model, options: Options) -> None:
         """Do what was planned; one bad track does not stop the rest.
 
         :raises UserError: at the end, if any track failed.
         """
-        done, failed = 0, 0
-        skipped = [action for action in actions if action.current]
-        work = [action for action in actions if not action.current]
-        try:
-            for action in skipped:
-                assert action.current is not None
-                library.record(lib, action.item, action.current)  # a set that was published, then not recorded
-            loaded = None
-            for number, action in enumerate(work, 1):
-                try:
-                    if action.failed:
-                        raise DemixrError(action.reason)
-                    loaded = loaded or _load(model, options)
-                    self.demix(lib, action, loaded, options, f"{number}/{len(work)}" if len(work) > 1 else "")
+        done, skipped, failed = 0, 0, 0
+        work = sum(not action.current and not action.failed for action in actions)
+        loaded = _load(model, options) if work else None
+        for action in actions:
+            try:
+                if action.failed:
+                    raise DemixrError(action.reason)
+                if loaded is None or action.current:
+                    assert action.current is not None
+                    library.record(lib, action.item, action.current)  # a set that was published, then not recorded
+                    skipped += 1
+                    continue
+                place = f"{done + skipped + failed + 1}/{len(actions)}" if len(actions) > 1 else ""
+                if self.demix(lib, action, loaded, options, place):
                     done += 1
-                except DemixrError as error:
-                    failed += 1
-                    self._log.error("{}", error)
-        except KeyboardInterrupt:
-            self._log.warning("interrupted: {} done, {} to do", done, len(work) - done - failed)
-            raise SystemExit(130) from None
-        summary = f"{done} done, {len(skipped)} skipped, {failed} failed"
+                else:
+                    skipped += 1
+            except BusyError as error:
+                skipped += 1
+                self._log.warning("{}", error)
+            except DemixrError as error:
+                failed += 1
+                self._log.error("{}", error)
+        summary = f"{done} done, {skipped} skipped, {failed} failed"
         if failed:
             raise UserError(f"demix: {summary}")
         if not self.config["quiet"].get(bool):
             self._log.info("{}", summary)
 
-    def demix(self, lib: Library, action: Action, model: LoadedModel, options: Options, place: str) -> None:
-        """Separate one track and record its stems."""
+    def demix(self, lib: Library, action: Planned, model: LoadedModel, options: Options, place: str) -> bool:
+        """Separate one track and record its stems; False if another process has done so since the plan was made."""
         from demixr_daemon import pipeline
 
         item = action.item
+        current, _ = pipeline.check(item.filepath, model.model, options, action.folder)
+        if current and not self.config["force"].get(bool):
+            library.record(lib, item, current)
+            return False
         quiet = self.config["quiet"].get(bool)
-        name = f"{item.artist} - {item.title}" if item.artist and item.title else shown(item.filepath.name)
+        name = shown(f"{item.artist} - {item.title}" if item.artist and item.title else item.filepath.name)
         label = f"{place} {name}".strip()
         begun = time.monotonic()
         with _progress(label, item, hidden=quiet) as progress:
@@ -219,6 +240,7 @@ class DemixPlugin(BeetsPlugin):
             seconds = made.source.samples / made.source.rate_hz
             self._log.info("{}: {} in {:.1f} s ({:.1f}x real time){}", label, ", ".join(made.files), took,
                            seconds / took, gain)  # fmt: skip
+        return True
 
     def remove(self, lib: Library, items: Sequence[Item], *, pretend: bool, yes: bool) -> None:
         """``beet demix --remove``"""
@@ -245,41 +267,55 @@ class DemixPlugin(BeetsPlugin):
         self._log.info("{} removed", len(with_stems))
 
     def album_imported(self, lib: Library, album: Album) -> None:
-        """With ``auto``: the files of an album are where they belong."""
-        self.imported(lib, list(album.items()))
+        """The files of an album are where they belong."""
+        self._imported += [item.id for item in album.items() if item.id]
 
     def item_imported(self, lib: Library, item: Item) -> None:
-        """With ``auto``: a singleton is where it belongs."""
-        self.imported(lib, [item])
+        """A singleton is where it belongs."""
+        self._imported += [item.id] if item.id else []
 
-    def imported(self, lib: Library, items: list[Item]) -> None:
-        """Separate what was imported; whatever fails, the import goes on."""
+    def import_done(self, lib: Library, paths: list[bytes]) -> None:
+        """With ``auto``: separate what was imported; whatever fails, it is imported.
+
+        Here and not when each was imported: that is in a thread of the importer, which asks its questions meanwhile and does
+        not hear of Ctrl-C.
+        """
+        ids = self._imported.copy()
+        self._imported.clear()
         try:
-            options, model = self.settings()
-            self.run(lib, self.plan(items, model, options), model, options)
-        except (DemixrError, UserError) as error:
+            if self.config["auto"].get(bool) and ids:
+                items = [item for number in ids if (item := lib.get_item(number))]
+                self.separate(lib, items)
+        except (DemixrError, UserError, ConfigError) as error:
             self._log.error("{}", error)
+        except KeyboardInterrupt:
+            self._log.warning("interrupted; what is done is kept")
+            raise SystemExit(130) from None
 
     def follow(self, item: Item, source: bytes, destination: bytes) -> None:
         """The track moved; beets stores the item next, and with it where its stems are now."""
-        folder = library.stems_folder(item)
-        if folder is None or not folder.is_dir():
+        folder = library.stems_folder(item) or stems.folder_for(Path(os.fsdecode(source)))
+        present = stems.read(folder)
+        if present is None or present.source.name != Path(os.fsdecode(source)).name:
             return
         try:
-            item["stems_path"] = bytes(stems.move(folder, Path(destination.decode("utf-8", "surrogateescape"))))
+            item["stems_path"] = bytes(stems.move(folder, Path(os.fsdecode(destination))))
         except DemixrError as error:
             self._log.error("{}", error)
 
     def leave_stems_alone(self, session: ImportSession, task: ImportTask) -> list[ImportTask] | None:
-        """Stems inside an imported folder are not tracks."""
+        """Stems inside an imported folder are not tracks.
+
+        The task itself is changed: beets adds up what all plugins return, and another may return it, too.
+        """
         items = task.items or []
         tracks = [item for item in items if not stems.is_stem(item.filepath)]
-        if len(tracks) == len(items):
-            return None
-        if not tracks:
-            return []
-        task.items = tracks
-        return [task]
+        if len(tracks) < len(items):
+            task.items = tracks
+            if not tracks:
+                task.set_choice(Action.SKIP)
+                return []
+        return None
 
 
 def _field(stem: str) -> Callable[[Item], str]:
@@ -328,11 +364,3 @@ def _progress(label: str, item: Item, *, hidden: bool) -> Iterator[Callable[[int
             bar.refresh()
 
         yield progress
-
-
-@contextlib.contextmanager
-def _as_user_error() -> Iterator[None]:
-    try:
-        yield
-    except DemixrError as error:
-        raise UserError(str(error)) from error

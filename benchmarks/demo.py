@@ -7,6 +7,7 @@ each stem is to the truth. Everything lies in FOLDER; your own beets library is 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import shutil
@@ -21,6 +22,8 @@ import soundfile
 from benchmarks.songs import falcon, sdr_db
 from demixr_daemon.settings import TARGETS
 
+_MARK = ".demixr-demo"
+
 _CONFIG = """\
 directory: {music}
 library: {library}
@@ -34,10 +37,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__.split(":")[0])
     parser.add_argument("folder", type=Path, help="made anew each time")
     folder = parser.parse_args().folder.resolve()
-    if folder.exists() and not (folder / "config.yaml").exists():
+    if folder.exists() and not (folder / _MARK).exists():
         parser.error(f"{folder} exists and is no demo")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "arriving").mkdir(parents=True)
+    (folder / _MARK).touch()
     (folder / "config.yaml").write_text(_CONFIG.format(music=folder / "music", library=folder / "library.db"), "utf-8")
 
     song = falcon()
@@ -63,9 +67,9 @@ def main() -> int:
         truth = song.stems[target]
         print(f"{target:7} {np.abs(audio).max():5.2f} {level:10.1f} {sdr_db(truth, audio):8.1f} "
               f"{sdr_db(truth, song.mixture):16.1f}   {(stems / f'{target}.flac').relative_to(folder)}")  # fmt: skip
-    imported = next((folder / "music").rglob("*.flac"), track)
-    original = soundfile.read(next(p for p in imported.parent.glob("*.flac")), always_2d=True)[0]
-    worst = np.abs(total - original).max() * 32768
+    original = soundfile.read(track, always_2d=True)[0]
+    gain = json.loads((stems / "manifest.json").read_text("utf-8"))["gain"]
+    worst = np.abs(total - gain * original).max() * 32768
     print(f"\nThe four stems add up to the track: largest difference {worst:.0f} steps of 16 bits.")
     return 0
 

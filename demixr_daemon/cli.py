@@ -72,7 +72,7 @@ def _store(arguments: argparse.Namespace) -> ModelStore:
         section = configuration["demix"]
         section.add(section_defaults())
         folder = section["models_dir"].get() and section["models_dir"].as_path()
-        return ModelStore(folder or None, section["mirror"].as_str())
+        return ModelStore(folder or None, section["mirror"].as_str() if section["mirror"].get() else "")
     except (confuse.ConfigError, TypeError) as error:  # a TypeError where the file is no mapping
         raise SettingError(f"configuration error: {' '.join(str(error).split())}") from error
 

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from beets.dbcore import types
+from beets.dbcore.db import DBAccessError
 from beets.dbcore.query import MatchQuery
 from beets.library import Item, Library
 
-from demixr_daemon.errors import LibraryError
+from demixr_daemon.errors import LibraryError, shown
 from demixr_daemon.stems import StemSet
 
 ITEM_TYPES = {
@@ -69,11 +70,11 @@ def record(lib: Library, item: Item, stem_set: StemSet) -> None:
 
     def set_fields(fresh: Item) -> None:
         if fresh.path != expected:
-            raise LibraryError(f"{item.filepath}: was moved while it was separated; run again")
+            raise LibraryError(f"{shown(item.filepath)}: was moved while it was separated; run again")
         fresh.update(fields)
 
     if not _change(lib, item, set_fields):
-        raise LibraryError(f"{item.filepath}: was removed from the library while it was separated")
+        raise LibraryError(f"{shown(item.filepath)}: was removed from the library while it was separated")
 
 
 def clear(lib: Library, item: Item) -> None:
@@ -102,10 +103,8 @@ def _change(lib: Library, item: Item, change: Callable[[Item], None]) -> bool:
                 change(fresh)
                 fresh.store()
             return True
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise
-            if pause is None:
-                raise LibraryError(f"{item.filepath}: the library is locked by another program; run again") from error
+        except (sqlite3.Error, DBAccessError) as error:
+            if "locked" not in str(error) or pause is None:
+                raise LibraryError(f"{shown(item.filepath)}: the library cannot be written: {error}; run again") from error
             time.sleep(pause)
-    raise AssertionError("unreachable")
+    raise AssertionError("the last pause is None")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
@@ -26,6 +27,9 @@ from demixr_daemon.stems import Recipe, Source, StemSet
 
 if TYPE_CHECKING:  # it imports torch, which is slow: left to those who separate
     from demixr_daemon.separation.loading import LoadedModel
+
+# What goes wrong with tags is told by exceptions; mediafile logs it besides.
+logging.getLogger("mediafile").addHandler(logging.NullHandler())
 
 Progress = Callable[[int, int | None], None]
 """Called between chunks with the samples done and the samples in all, None where the file does not say."""
@@ -73,7 +77,7 @@ def check(path: Path, model: Model, options: Options, folder: Path | None = None
         changed = [field.name.removesuffix("_sha256").removesuffix("_kbps") for field in dataclasses.fields(Recipe)
                    if getattr(present.recipe, field.name) != getattr(wanted, field.name)]  # fmt: skip
         return None, f"{', '.join(dict.fromkeys(changed))} changed"
-    stat = path.stat()
+    stat = _stat(path)
     if (present.source.size, present.source.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
         return present, ""
     if present.source.fingerprint != fingerprint(path):
@@ -107,10 +111,13 @@ def demix(
     options = options or Options()
     track = open_track(path)
     recipe = recipe_for(track, model.model, options)
+    if (model.quantization, model.niter) != (options.quantization, options.niter):
+        raise SettingError(f"the model was loaded for {model.quantization} and niter {model.niter}, not for "
+                           f"{options.quantization} and {options.niter}")  # fmt: skip
     folder = folder or stems.folder_for(path)
-    before = path.stat()
+    before = _stat(path)
     source_hash = fingerprint(path)
-    with stems.workplace(path) as place:
+    with stems.workplace(path, folder) as place:
         try:
             writer = StemWriter(
                 place, recipe.stems, fmt=recipe.format, bits=recipe.bits, rate_hz=track.rate_hz, channels=track.channels,
@@ -126,7 +133,7 @@ def demix(
                     if progress:
                         progress(samples, track.declared_samples)
                 gain = writer.finish()
-            after = path.stat()
+            after = _stat(path)
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise AudioError(f"{shown(path)}: changed while it was separated; run again")
             made = StemSet(
@@ -143,7 +150,7 @@ def demix(
             _tag(path, {stem: writer.path(stem) for stem in recipe.stems})
             made.write_manifest(place)
         except OSError as error:
-            raise output_error(error, path.parent) from error
+            raise output_error(error, folder.parent) from error
         stems.publish(place, folder)
     return made
 
@@ -207,6 +214,13 @@ class _Queue:
         return np.concatenate(taken) if taken else self._empty
 
 
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise AudioError(f"{shown(path)}: {error.strerror}; check the file") from error
+
+
 def _tag(track: Path, files: Mapping[str, Path]) -> None:
     """Give the stems their track's tags, so that a player shows what they are; a track without tags is fine."""
     try:
@@ -216,6 +230,9 @@ def _tag(track: Path, files: Mapping[str, Path]) -> None:
     for stem, path in files.items():
         try:
             tagged = mediafile.MediaFile(os.fsencode(path))
+        except mediafile.FileTypeError:
+            continue  # RF64, the WAV beyond 4 GiB
+        try:
             for name in ("artist", "album", "albumartist", "track", "tracktotal", "disc", "disctotal", "year", "bpm"):
                 if (value := getattr(original, name)) is not None:
                     setattr(tagged, name, value)

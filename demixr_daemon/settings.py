@@ -54,14 +54,10 @@ class Options:
 
     @property
     def stems(self) -> tuple[str, ...]:
-        """The stems to write, ``instrumental`` last."""
-        return (*self.targets, "instrumental") if self.instrumental else self.targets
-
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> Options:
-        """Options from a configuration section that may hold other keys too."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known and value is not None})
+        """The stems to write, in the usual order, ``instrumental`` last."""
+        order = {target: rank for rank, target in enumerate(TARGETS)}
+        targets = sorted(self.targets, key=lambda target: (order.get(target, len(order)), target))
+        return (*targets, "instrumental") if self.instrumental else tuple(targets)
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

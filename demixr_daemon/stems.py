@@ -1,8 +1,8 @@
 """A stem set on disk: `01 Title.flac` → `01 Title.stems/`, its manifest, and how it comes into being.
 
 Order of writes: stems and manifest into a hidden folder beside the track, each synced, then one rename. A reader sees a
-complete set or none. The hidden folder's name follows from the track's and its lock is held while it is in use: two processes
-cannot work on one track, and what a killed one left behind is removed by the next that comes for the same track.
+complete set or none. The hidden folder's name follows from that of the set, and the track is locked while it is in use: two
+processes cannot work on one track, and what a killed one left behind is removed by the next that comes for the same track.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from demixr_daemon.errors import BusyError, OutputError, output_error, shown
+from demixr_daemon.errors import AudioError, BusyError, OutputError, output_error, shown
 
 SUFFIX = ".stems"
 MANIFEST = "manifest.json"
@@ -97,6 +97,8 @@ def read(folder: Path) -> StemSet | None:
     """The stem set in ``folder``; None where there is none, or one that cannot be understood."""
     try:
         content: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="ascii"))
+        if content["version"] != MANIFEST_VERSION or not isinstance(content["stems"], dict):
+            return None
         recipe = content["recipe"] | {"stems": tuple(content["recipe"]["stems"])}
         return StemSet(folder, content["stems"], Source(**content["source"]), Recipe(**recipe), content["licence"],
                        content["gain"], content["program"], content["created"])  # fmt: skip
@@ -121,7 +123,10 @@ def folder_for(track: Path) -> Path:
 
 def is_stem(path: Path) -> bool:
     """Whether this file belongs to a stem set, finished or in the making, and is no track of its own."""
-    return path.parent.name.endswith(SUFFIX) or _is_hidden(path.parent.name)
+    if _is_hidden(path.parent.name):
+        return True
+    present = read(path.parent) if path.parent.name.endswith(SUFFIX) else None
+    return present is not None and path.name in present.files.values()
 
 
 def _fitting(name: str, suffix: str) -> str:
@@ -134,8 +139,8 @@ def _fitting(name: str, suffix: str) -> str:
     return start.decode("utf-8", "ignore") + mark
 
 
-def _hidden_name(track: Path, kind: str) -> str:
-    return f".{hashlib.sha256(os.fsencode(track.name)).hexdigest()[:16]}.demixr-{kind}"
+def _hidden(folder: Path, kind: str) -> Path:
+    return folder.with_name(f".{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:16]}.demixr-{kind}")
 
 
 def _is_hidden(name: str) -> bool:
@@ -143,50 +148,50 @@ def _is_hidden(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def workplace(track: Path) -> Iterator[Path]:
-    """A hidden folder beside ``track`` to make its stems in; gone on leaving, unless it was published.
+def workplace(track: Path, folder: Path) -> Iterator[Path]:
+    """A hidden folder beside ``folder`` to make the stems of ``track`` in; gone on leaving, unless it was published.
 
     :raises BusyError: another process is at work on this track.
-    :raises OutputError: the folder cannot be written to.
+    :raises OutputError: there is no writing there.
     """
-    place = track.with_name(_hidden_name(track, "new"))
-    lock = -1
-    try:
+    place = _hidden(folder, "new")
+    with _locked(track):
         try:
-            place.mkdir(exist_ok=True)
-            lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _is_open_as(lock, place):  # its last user published or removed it between the two calls
-                raise BlockingIOError
-            # what a killed process left behind
-            shutil.rmtree(track.with_name(_hidden_name(track, "old")), ignore_errors=True)
-            for leftover in place.iterdir():
-                leftover.unlink()
-        except BlockingIOError:
-            if lock >= 0:
-                os.close(lock)
-                lock = -1
-            raise BusyError(f"{shown(track)}: is being separated by another process; wait for it to end") from None
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            for leftover in (place, _hidden(folder, "old")):  # of a killed process
+                if leftover.exists():
+                    shutil.rmtree(leftover)
+            place.mkdir()
         except OSError as error:
-            raise output_error(error, track.parent) from error
-        yield place
-    finally:
-        if lock >= 0:
-            if _is_open_as(lock, place):
-                shutil.rmtree(place, ignore_errors=True)
-            os.close(lock)
+            raise output_error(error, folder.parent) from error
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
-def _is_open_as(descriptor: int, path: Path) -> bool:
-    """Whether ``path`` is still the folder that was opened, and not gone, renamed or made anew by another process."""
+@contextlib.contextmanager
+def _locked(track: Path) -> Iterator[None]:
+    """Hold the lock on a track; where the file system knows no locks, nothing."""
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        descriptor = os.open(track, os.O_RDONLY)
+    except OSError as error:
+        raise AudioError(f"{shown(track)}: {error.strerror}; check the file") from error
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(f"{shown(track)}: is being separated by another process") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def publish(place: Path, folder: Path) -> None:
     """Turn the finished ``place`` into ``folder``, in the stead of an older set if there is one.
+
+    Files of the user's own in an older set's folder are kept.
 
     :raises OutputError: something that is no stem set is in the way, or the rename failed.
     """
@@ -197,18 +202,29 @@ def publish(place: Path, folder: Path) -> None:
         if not folder.exists():
             place.rename(folder)
         else:
-            if read(folder) is None and any(folder.iterdir()):
-                raise OutputError(f"{shown(folder)} is in the way and is no stem set; move it away and run again")
-            old = place.with_name(place.name.removesuffix("-new") + "-old")
-            if not _exchange(place, folder):
+            _keep_strangers(folder, place)
+            old = _hidden(folder, "old")
+            if _exchange(place, folder):
+                place.rename(old)
+            else:
                 folder.rename(old)
                 place.rename(folder)
-            else:
-                place.rename(old)
             shutil.rmtree(old, ignore_errors=True)
         _sync(folder.parent)
     except OSError as error:
         raise output_error(error, folder.parent) from error
+
+
+def _keep_strangers(folder: Path, place: Path) -> None:
+    """Let what an older set does not name live on in the new one."""
+    older = read(folder)
+    ours = {MANIFEST, f".{MANIFEST}.new", *older.files.values()} if older else set()
+    strangers = [path for path in folder.iterdir() if path.name not in ours]
+    in_the_way = [path for path in strangers if older is None or (place / path.name).exists()]
+    if in_the_way:
+        raise OutputError(f"{shown(in_the_way[0])} is in the way and is no stem of ours; move it away and run again")
+    for path in strangers:
+        path.rename(place / path.name)
 
 
 def remove(folder: Path) -> bool:
@@ -241,20 +257,25 @@ def move(folder: Path, track: Path) -> Path:
     if present is None:
         return folder
     target = folder_for(track)
-    try:
-        if target != folder:
-            if folder.stat().st_dev == target.parent.stat().st_dev:
+    if target != folder:
+        remove(target)  # an orphan: its track is gone
+        if target.exists():
+            target = track.with_name(_fitting(track.name, SUFFIX))
+        try:
+            try:
                 folder.rename(target)
-            else:
-                with workplace(track) as place:
-                    for name in (*present.files.values(), MANIFEST):
-                        shutil.copy2(folder / name, place / name)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                with workplace(track, target) as place:
+                    shutil.copytree(folder, place, dirs_exist_ok=True)
                     publish(place, target)
-                remove(folder)
-        moved = replace(present, folder=target, source=replace(present.source, name=track.name))
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError as error:
+            raise output_error(error, target.parent) from error
+    moved = replace(present, folder=target, source=replace(present.source, name=track.name))
+    with contextlib.suppress(OSError):
         moved.write_manifest(target)
-    except OSError as error:
-        raise output_error(error, target.parent) from error
     return target
 
 

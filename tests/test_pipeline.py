@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mediafile
 import numpy as np
@@ -126,6 +127,24 @@ def test_threads_do_not_matter(song: Song, weights: Path) -> None:
     assert sdr_db(outputs[0], outputs[1]) > 90
 
 
+def test_a_model_loaded_otherwise_is_refused(song: Song, small: LoadedModel) -> None:
+    """The manifest must not say what is not so."""
+    with pytest.raises(SettingError, match="loaded for int8"):
+        demix(song("a.flac"), small, Options(quantization="fp32"))
+
+
+def test_a_folder_elsewhere(song: Song, small: LoadedModel, tmp_path: Path) -> None:
+    made = demix(song("a.flac", seconds=1.0), small, folder=tmp_path / "new" / "place")
+    assert made.complete()
+    assert sorted(os.listdir(tmp_path / "new")) == ["place"]
+
+
+def test_the_order_of_targets_does_not_matter(song: Song, small: LoadedModel) -> None:
+    path = song("a.flac", seconds=1.0)
+    demix(path, small)
+    assert pipeline.check(path, small.model, Options(targets=("other", "bass", "drums", "vocals")))[1] == ""
+
+
 def test_progress_goes_up_to_the_whole(song: Song, small: LoadedModel) -> None:
     seen: list[tuple[int, int | None]] = []
     demix(song("a.flac", seconds=30.0), small, progress=lambda done, total: seen.append((done, total)))
@@ -152,8 +171,8 @@ class TestCurrent:
         demix(path, small)
         return path
 
-    def check(self, path: Path, model: LoadedModel, **options: object) -> str:
-        present, reason = pipeline.check(path, model.model, Options.from_mapping(options))
+    def check(self, path: Path, model: LoadedModel, **options: Any) -> str:
+        present, reason = pipeline.check(path, model.model, Options(**options))
         assert (present is None) == bool(reason)
         return reason
 
@@ -237,10 +256,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.parametrize("fmt", ["flac", "wav", "mp3", "opus", "m4a"])
+def test_full_disk_from_the_first_byte(song: Song, small_disk: Path, small: LoadedModel, fmt: str) -> None:
+    path = Path(shutil.copy(song("a.ogg", seconds=2.0), small_disk))
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - 4096))
+    with pytest.raises(OutputError, match="disk full"):
+        demix(path, small, Options(format=fmt))
+    assert sorted(os.listdir(small_disk)) == ["a.ogg", "filler"]
+
+
 @pytest.mark.parametrize("options", [Options(), Options(format="wav"), Options(format="m4a", bitrate=320),
                                      Options(format="wav", bits="float")])  # fmt: skip
 def test_full_disk(song: Song, small_disk: Path, small: LoadedModel, options: Options) -> None:
-    path = Path(shutil.copy(song("a.ogg", seconds=60.0), small_disk))
+    path = Path(shutil.copy(song("a.ogg", seconds=40.0), small_disk))
     before = shutil.disk_usage(small_disk).free
     with pytest.raises(OutputError, match="disk full"):
         demix(path, small, options)

@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import confuse
 import mediafile
 import numpy as np
 import pytest
 
 from demixr_daemon import stems
-from demixr_daemon.settings import TARGETS
+from demixr_daemon.settings import TARGETS, section_defaults
 from tests.conftest import Library, read
 
 Song = Callable[..., Path]
@@ -287,6 +288,54 @@ def test_a_bar_on_a_terminal(album: Library) -> None:
     assert process.wait() == 0
     assert b"100%" in shown
     assert b"Traceback" not in shown
+
+
+def test_the_filter_beside_a_plugin_that_filters_too(album: Library) -> None:
+    album.beet("demix")
+    config = album.base / "config.yaml"
+    config.write_text(config.read_text().replace("plugins: demix", "plugins: demix filefilter"))
+    for flags in (["-s"], ["--flat"], []):
+        clean(album.beet("import", "-C", *flags, album.music))
+        assert sorted(album.fields("$title")) == ["one", "two"], flags
+
+
+def test_interrupt_of_an_import_leaves_no_half_set(library: Library, tagged: Song) -> None:
+    with (library.base / "config.yaml").open("a") as config:
+        config.write("  auto: yes\n")
+    source = tagged("long.flac", seconds=120.0).parent
+    process = subprocess.Popen([sys.executable, "-m", "beets", "import", source], env=library.environment(),
+                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(library.music.rglob("*demixr-new/*.flac")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert [path.name for path in library.music.rglob("*") if path.is_file()] == ["01 long.flac"]
+
+
+def test_two_at_once_share_the_work(album: Library) -> None:
+    command = [sys.executable, "-m", "beets", "demix"]
+    both = [subprocess.Popen(command, env=album.environment(), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    assert len(album.fields("$title", "stems::vocals")) == 2
+    assert len(list(album.music.rglob("vocals.flac"))) == 2
+
+
+def test_the_settings_of_the_readme_are_the_defaults(album: Library) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    block = next(part for part in readme.split("```yaml\n")[1:] if part.startswith("demix:")).split("```")[0]
+    settings = confuse.yaml_util.yaml.safe_load(block)["demix"]
+    for key, value in section_defaults().items():
+        assert (settings.pop(key) or "") == ("vocals drums bass other" if key == "targets" else value or ""), key
+    assert settings == {}
+    config = album.base / "config.yaml"
+    config.write_text(config.read_text().split("demix:\n")[0] + block)
+    answer = album.beet("demix", "-p")
+    assert answer.returncode == 0, clean(answer)
 
 
 def test_beets_starts_without_the_slow_imports(library: Library) -> None:

@@ -33,7 +33,7 @@ def filled(place: Path, *, track: str = "01 Title.flac", content: str = "new") -
 
 def publish(track: Path, content: str = "new") -> Path:
     folder = stems.folder_for(track)
-    with stems.workplace(track) as place:
+    with stems.workplace(track, stems.folder_for(track)) as place:
         filled(place, track=track.name, content=content)
         stems.publish(place, folder)
     return folder
@@ -64,7 +64,7 @@ def test_an_older_set_is_replaced(track: Path) -> None:
 
 
 def test_a_failure_leaves_nothing_behind(track: Path) -> None:
-    with pytest.raises(ZeroDivisionError), stems.workplace(track) as place:
+    with pytest.raises(ZeroDivisionError), stems.workplace(track, stems.folder_for(track)) as place:
         filled(place)
         raise ZeroDivisionError
     assert os.listdir(track.parent) == [track.name]
@@ -75,7 +75,7 @@ def test_a_strangers_folder_is_left_alone(track: Path) -> None:
     (track.parent / "01 Title.stems" / "mine.txt").touch()
     assert publish(track) == track.parent / "01 Title.flac.stems"
     assert (track.parent / "01 Title.stems" / "mine.txt").exists()
-    with stems.workplace(track) as place, pytest.raises(OutputError, match="in the way"):
+    with stems.workplace(track, stems.folder_for(track)) as place, pytest.raises(OutputError, match="in the way"):
         filled(place)
         stems.publish(place, track.parent / "01 Title.stems")
 
@@ -105,8 +105,26 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert made.source.name == track.name
 
 
+def test_files_of_the_users_own_outlive_a_replacement(track: Path) -> None:
+    folder = publish(track, "old")
+    (folder / "notes.txt").write_text("mine")
+    assert publish(track, "new") == folder
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "vocals.flac").read_text() == "new"
+
+
+def test_a_leftover_with_folders_in_it_is_swept(track: Path) -> None:
+    folder = stems.folder_for(track)
+    with stems.workplace(track, folder) as place:
+        name = place.name
+    (track.parent / name / "deep").mkdir(parents=True)
+    publish(track)
+    assert not (track.parent / name).exists()
+
+
 def test_one_process_at_a_time(track: Path) -> None:
-    with stems.workplace(track), pytest.raises(BusyError), stems.workplace(track):
+    folder = stems.folder_for(track)
+    with stems.workplace(track, folder), pytest.raises(BusyError), stems.workplace(track, folder):
         pass
     publish(track)
 
@@ -116,7 +134,8 @@ import sys, time
 from pathlib import Path
 from demixr_daemon import stems
 from tests.test_stems import filled
-with stems.workplace(Path(sys.argv[1])) as place:
+track = Path(sys.argv[1])
+with stems.workplace(track, stems.folder_for(track)) as place:
     filled(place)
     print("ready", flush=True)
     time.sleep(60)
@@ -128,7 +147,7 @@ def test_what_a_killed_process_leaves_is_swept_by_the_next(track: Path) -> None:
     victim = subprocess.Popen([sys.executable, "-c", _VICTIM, str(track)], stdout=subprocess.PIPE, cwd=root)
     assert victim.stdout
     assert victim.stdout.readline() == b"ready\n"
-    with pytest.raises(BusyError), stems.workplace(track):
+    with pytest.raises(BusyError), stems.workplace(track, stems.folder_for(track)):
         pass
     assert stems.read(stems.folder_for(track)) is None
     victim.send_signal(signal.SIGKILL)
@@ -197,11 +216,27 @@ def test_stems_are_known_for_what_they_are(track: Path) -> None:
     folder = publish(track)
     assert stems.is_stem(folder / "vocals.flac")
     assert not stems.is_stem(track)
-    with stems.workplace(track) as place:
+    assert not stems.is_stem(folder / "mine.flac")
+    assert not stems.is_stem(track.parent / "An album.stems" / "one.flac")
+    with stems.workplace(track, stems.folder_for(track)) as place:
         assert stems.is_stem(place / "vocals.flac")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"recipe": 3}', '{"source": null, "recipe": {"stems": []}}'])
+def test_an_orphan_at_the_new_place_makes_way(track: Path) -> None:
+    folder = publish(track)
+    (track.parent / "Album").mkdir()
+    orphan = track.parent / "Album" / "02 New.flac"
+    orphan.touch()
+    publish(orphan, "orphan")
+    orphan.unlink()
+    target = stems.move(folder, track.rename(orphan))
+    assert target == track.parent / "Album" / "02 New.stems"
+    assert (target / "vocals.flac").read_text() == "new"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"recipe": 3}',
+                                     '{"version": 1, "stems": ["vocals"]}',
+                                     '{"source": null, "recipe": {"stems": []}}'])  # fmt: skip
 def test_a_damaged_manifest_is_no_set(tmp_path: Path, content: str) -> None:
     (tmp_path / stems.MANIFEST).write_text(content)
     assert stems.read(tmp_path) is None

@@ -28,6 +28,18 @@ BLOCK_SAMPLES = 1 << 16
 # Integer formats by the bits that hold their samples exactly; what is not listed is lossy or floating point.
 _BITS_OF_SUBTYPE = {"PCM_S8": 16, "PCM_U8": 16, "PCM_16": 16, "PCM_24": 24, "PCM_32": 24, "ALAC_16": 16, "ALAC_20": 24,
                     "ALAC_24": 24, "ALAC_32": 24, "FLOAT": 24, "DOUBLE": 24}  # fmt: skip
+# Float files may exceed full scale; beyond this they hold no sound, and squares of spectra overflow.
+_LOUDEST = 1e6
+# A lossy track may be this much shorter than its header says, encoder padding and rounding included; less means truncated.
+_LOSSY_SLACK, _PADDING_S = 0.02, 0.2
+# Containers that declare their length; of the others (ADTS, raw MP3) FFmpeg only estimates it.
+_DECLARING = re.compile(r"mov|matroska|asf|wv|ape|tta|flac|aiff|wav|caf")
+# FFmpeg's default layouts, for files that do not name their channels.
+_DEFAULT_LAYOUTS = {
+    3: ("FL", "FR", "FC"), 4: ("FL", "FR", "BL", "BR"), 5: ("FL", "FR", "FC", "BL", "BR"),
+    6: ("FL", "FR", "FC", "LFE", "BL", "BR"), 7: ("FL", "FR", "FC", "LFE", "BC", "SL", "SR"),
+    8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
+}  # fmt: skip
 _LOSSLESS_CODECS = re.compile(r"pcm_|flac|alac|ape|wavpack|tta|tak|mlp|truehd|shorten|wmalossless|als")
 
 # A WAV writer that cannot seek (a pipe) leaves the largest size it can in the header.
@@ -46,7 +58,9 @@ class Track:
     bits: int
     """16 or 24: the integer depth that holds its samples; 16 for lossy codecs, whose last bits are noise."""
     declared_samples: int | None
-    """Length by the header, in samples; a hint for progress. None where the header does not say."""
+    """Length by the header, in samples; None where the header does not say."""
+    least_samples: int
+    """A track that ends before this is truncated."""
     with_ffmpeg: bool
 
     @property
@@ -59,12 +73,18 @@ class Track:
         :raises AudioError: damaged or truncated, not finite, or empty.
         """
         samples = 0
-        for block in _ffmpeg_blocks(self) if self.with_ffmpeg else _sndfile_blocks(self):
-            if not np.isfinite(block).all():
-                raise AudioError(f"{shown(self.path)}: NaN or infinite samples near {samples / self.rate_hz:.1f} s; "
-                                 "export the file again")  # fmt: skip
-            samples += len(block)
-            yield block
+        try:
+            for block in _ffmpeg_blocks(self) if self.with_ffmpeg else _sndfile_blocks(self):
+                if not np.abs(block).max(initial=0.0) <= _LOUDEST:  # NaN compares as false
+                    raise AudioError(f"{shown(self.path)}: NaN, infinite or absurd samples near "
+                                     f"{samples / self.rate_hz:.1f} s; export the file again")  # fmt: skip
+                samples += len(block)
+                yield block
+        except OSError as error:
+            raise AudioError(f"{shown(self.path)}: {error.strerror or error}; check the file") from error
+        if samples < self.least_samples:
+            raise AudioError(f"{shown(self.path)}: truncated: {samples} of {self.declared_samples} samples are there; "
+                             "copy or download it again")  # fmt: skip
         if samples == 0:
             raise AudioError(f"{shown(self.path)}: holds no audio; replace the file")
 
@@ -127,11 +147,16 @@ def _probe_sndfile(path: Path) -> Track | None:
                     rate_hz=sound.samplerate,
                     layout=("FC",) if sound.channels == 1 else ("FL", "FR", *("?",) * (sound.channels - 2)),
                     bits=_BITS_OF_SUBTYPE.get(sound.subtype, 16),
-                    declared_samples=None if lossy and sound.format == "MP3" else sound.frames,
+                    declared_samples=sound.frames,
+                    least_samples=_least(sound.frames, sound.samplerate, lossy=lossy),
                     with_ffmpeg=False,
                 )
         except soundfile.LibsndfileError:
             return None
+
+
+def _least(declared: int, rate_hz: int, *, lossy: bool) -> int:
+    return max(0, round(declared * (1 - _LOSSY_SLACK) - _PADDING_S * rate_hz)) if lossy else declared
 
 
 def _sndfile_blocks(track: Track) -> Iterator[Block]:
@@ -144,27 +169,34 @@ def _sndfile_blocks(track: Track) -> Iterator[Block]:
                     yield block
         except soundfile.LibsndfileError as error:
             raise _damaged(track, samples, error.error_string) from error
-    if track.declared_samples is not None and samples < track.declared_samples:
-        raise AudioError(f"{shown(track.path)}: truncated: {samples} of {track.declared_samples} samples are there; "
-                         "copy or download it again")  # fmt: skip
 
 
 def _probe_ffmpeg(path: Path) -> Track:
     try:
-        with open(path, "rb") as file, av.open(file) as container:
+        with open(path, "rb") as file, av.open(file, "r") as container:
             stream = container.streams.audio[0]
             context = stream.codec_context
             if not context.sample_rate or not context.layout.nb_channels:
                 raise AudioError(f"{shown(path)}: damaged: no sample rate in its header; replace the file")
             lossless = _LOSSLESS_CODECS.match(context.name) is not None
             wide = context.format is not None and context.format.bytes > 2
-            seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+            seconds: float | None = None
+            if stream.duration and stream.time_base:
+                seconds = float(stream.duration * stream.time_base)
+            elif container.duration:
+                seconds = container.duration / av.time_base
+            declared = None if seconds is None else round(seconds * context.sample_rate)
+            known = declared is not None and _DECLARING.search(container.format.name)
+            layout = tuple(channel.name for channel in context.layout.channels)
+            if "NONE" in layout:
+                layout = _DEFAULT_LAYOUTS.get(len(layout), layout)
             return Track(
                 path=path,
                 rate_hz=context.sample_rate,
-                layout=tuple(channel.name for channel in context.layout.channels),
+                layout=layout,
                 bits=24 if lossless and wide else 16,
-                declared_samples=None if seconds is None else round(seconds * context.sample_rate),
+                declared_samples=declared,
+                least_samples=_least(declared, context.sample_rate, lossy=True) if declared and known else 0,
                 with_ffmpeg=True,
             )
     except (av.FFmpegError, IndexError, ValueError) as error:

@@ -13,8 +13,9 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
@@ -46,14 +47,17 @@ class Format:
     rates_hz: tuple[int, ...] = ()
     """The sampling rates the codec takes; empty for any."""
     max_channels: int = 8
+    max_rate_hz: int = 655_350
+    max_kbps_a_channel: int = 320
 
 
 FORMATS: Mapping[str, Format] = {
     "flac": Format("flac", bits=(16, 24)),
-    "wav": Format("wav", bits=(16, 24, FLOAT_BITS), max_channels=1024),
+    "wav": Format("wav", bits=(16, 24, FLOAT_BITS), max_channels=1024, max_rate_hz=2**31 - 1),
     "mp3": Format("mp3", codec="libmp3lame", container="mp3", max_channels=2,
                   rates_hz=(8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)),
-    "opus": Format("opus", codec="libopus", container="opus", rates_hz=(8000, 12000, 16000, 24000, 48000)),
+    "opus": Format("opus", codec="libopus", container="opus", max_kbps_a_channel=256,
+                   rates_hz=(8000, 12000, 16000, 24000, 48000)),
     "m4a": Format("m4a", codec="aac", container="ipod", max_channels=6,
                   rates_hz=(8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)),
 }  # fmt: skip
@@ -68,7 +72,6 @@ class StemWriter:
     """Writes the stems of one track into a folder, block by block. A context manager; leaving it closes the files.
 
     :param stems: the files to write. ``other`` takes what the others leave, ``instrumental`` the mixture less ``vocals``.
-    :param complete: the stems are all there is, so that they must sum to the mixture.
     :param bits: 16, 24 or :data:`FLOAT_BITS`; ignored by lossy formats.
     :raises SettingError: the format cannot hold these channels or this depth.
     """
@@ -81,6 +84,8 @@ class StemWriter:
         if channels > self._format.max_channels:
             raise SettingError(f"{fmt} holds at most {self._format.max_channels} channels, the track has {channels}; "
                                "use format wav or flac")  # fmt: skip
+        if rate_hz > self._format.max_rate_hz:
+            raise SettingError(f"{fmt} holds at most {self._format.max_rate_hz} Hz, the track has {rate_hz}; use format wav")
         if self._format.bits and bits not in self._format.bits:
             raise SettingError(f"{fmt} cannot hold {bits} bits; it takes {', '.join(map(str, self._format.bits))}")
         self._folder = folder
@@ -215,16 +220,23 @@ class StemWriter:
 class _SndfileSink:
     def __init__(self, path: Path, rate_hz: int, channels: int, container: str, subtype: str) -> None:
         self._path = path
-        self._file = soundfile.SoundFile(_fs(path), "w", rate_hz, channels, subtype, format=container)
+        with self._errors():
+            self._file = soundfile.SoundFile(_fs(path), "w", rate_hz, channels, subtype, format=container)
 
     def write(self, block: NDArray[Any]) -> None:
-        try:
+        with self._errors():
             self._file.write(block)
-        except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts on a short write
-            raise write_error(self._path, error) from error
 
     def close(self) -> None:
-        self._file.close()
+        with self._errors():
+            self._file.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts on a short write
+            raise write_error(self._path, error) from error
 
 
 class _FFmpegSink:
@@ -233,12 +245,12 @@ class _FFmpegSink:
         self._rate_hz = rate_hz
         self._layout = _LAYOUTS[channels]
         self._samples = 0
-        self._file: BinaryIO = path.open("wb")
+        self._file = _QuietFile(path, "wb")
         self._container: Any = av.open(self._file, "w", format=fmt.container)
         # the nearest rate that loses nothing, or the highest there is
         rate = min((hz for hz in fmt.rates_hz if hz >= rate_hz), default=fmt.rates_hz[-1])
         self._stream: Any = self._container.add_stream(
-            fmt.codec, rate=rate, layout=self._layout, bit_rate=bitrate_kbps * 1000
+            fmt.codec, rate=rate, layout=self._layout, bit_rate=min(bitrate_kbps, fmt.max_kbps_a_channel * channels) * 1000
         )
 
     def write(self, block: NDArray[Any]) -> None:
@@ -249,24 +261,44 @@ class _FFmpegSink:
         self._mux(frame)
 
     def _mux(self, frame: Any) -> None:
-        try:
+        with self._errors():
             self._container.mux(self._stream.encode(frame))
-        except av.FFmpegError as error:
-            raise write_error(self._path, error) from error
 
     def close(self) -> None:
-        with self._file:
+        with self._file, self._errors():
             try:
                 if self._samples:
                     self._mux(None)
             finally:
-                try:
-                    self._container.close()
-                except av.FFmpegError as error:
-                    raise write_error(self._path, error) from error
+                self._container.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except av.FFmpegError as error:
+            raise write_error(self._path, self._file.error or error) from error
+        if self._file.error:
+            raise self._file.error
 
 
-# FFmpeg's default layouts by number of channels, the order in which decode.py names them.
+class _QuietFile(FileIO):
+    """A file that keeps its first error to itself: PyAV prints a traceback for what is raised in its callbacks."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            written = super().write(data)
+            if written < len(data):  # a disk fills up in the middle of a write; the next one says so
+                written += super().write(data[written:])
+        except OSError as error:
+            self.error = self.error or error
+            written = len(data)
+        return written
+
+
+# FFmpeg's default layouts, by number of channels.
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 
 
@@ -333,5 +365,7 @@ def _fs(path: Path) -> bytes:
 def write_error(path: Path, error: Exception) -> OSError:
     """The codec libraries seldom say why a write failed; nearly always the disk is full."""
     full = shutil.disk_usage(path.parent).free < 1 << 20
-    code = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO
+    reported: Any = getattr(error, "errno", None)
+    known = isinstance(reported, int) and reported in errno.errorcode  # FFmpeg has numbers of its own, too
+    code = errno.ENOSPC if full else reported if known else errno.EIO
     return OSError(code, os.strerror(code))

@@ -27,6 +27,8 @@ class LoadedModel:
     """A model ready to separate."""
 
     model: Model
+    quantization: str
+    niter: int
     backend: Backend
 
 
@@ -43,7 +45,8 @@ def load(
     """
     if threads:
         torch.set_num_threads(threads)
-        numba.set_num_threads(min(threads, os.cpu_count() or 1))
+        most: Any = numba.config
+        numba.set_num_threads(min(threads, most.NUMBA_NUM_THREADS))
     model.check()
     networks: torch.nn.Module
     if quantization == "int8":
@@ -51,7 +54,7 @@ def load(
     else:
         networks = openunmix.Networks(targets(model))
     backend = OpenUnmixBackend(networks, tuple(model.weights), niter=niter, grid=grid)
-    return LoadedModel(model, backend)
+    return LoadedModel(model, quantization, niter, backend)
 
 
 def targets(model: Model, *, int8: bool = False) -> dict[str, torch.nn.Module]:
@@ -61,7 +64,8 @@ def targets(model: Model, *, int8: bool = False) -> dict[str, torch.nn.Module]:
 
 
 def _cached_int8(model: Model, cache: Path) -> torch.nn.Module:
-    path = cache / f"{model.sha256[:32]}-int8-torch{torch.__version__}.pt"
+    code = hashlib.sha256(Path(openunmix.__file__).read_bytes()).hexdigest()[:8]  # compiled into the file, too
+    path = cache / f"{model.sha256[:32]}-int8-{code}-torch{torch.__version__}.pt"
     if _intact(path):
         with contextlib.suppress(RuntimeError):
             load_script: Any = torch.jit.load

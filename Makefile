@@ -21,6 +21,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(VENV)/bin/python -m benchmarks.quantization
+	$(VENV)/bin/python -m benchmarks.quantization --context --seconds 30
 	$(VENV)/bin/python -m benchmarks.memory
 
 $(READY): setup.cfg pyproject.toml

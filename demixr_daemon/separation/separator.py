@@ -25,6 +25,9 @@ from demixr_daemon.separation.openunmix import RATE_HZ
 from demixr_daemon.separation.stft import istft, stft
 from demixr_daemon.separation.wiener import WINDOW_FRAMES, wiener
 
+_INVERSE_FRAMES = 50
+"""Frames transformed back at a time: all targets of a window at once would be most of the memory."""
+
 
 class Backend(Protocol):
     """What separates. Chunks, files, tags and jobs do not know which one runs."""
@@ -48,13 +51,13 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Grid:
-    """How a track is cut for the networks. The figures come from ``benchmarks.context``; see benchmarks/README.md."""
+    """How a track is cut for the networks. The context comes from ``benchmarks.quantization --context``."""
 
-    chunk_frames: int = 512
+    chunk_frames: int = 384
     """Frames that a chunk contributes (1 frame = 1024 samples = 23.2 ms)."""
     context_frames: int = 192
     """Frames that it sees on either side besides, and throws away."""
-    batch: int = 4
+    batch: int = 2
     """Chunks that go through a network together: int8 pays only in batches."""
     offset_frames: int = 0
     """Length of a first, shorter chunk. Moves the grid; for measuring that it does not matter."""
@@ -92,7 +95,8 @@ class OpenUnmixBackend:
         """See :meth:`Backend.separate`."""
         spectra = stft(torch.from_numpy(block).T for block in blocks)
         estimates = self._windows(self._chunks(spectra, torch.from_numpy(downmix)))
-        for audio in istft(estimates):  # (targets, channels, samples)
+        parts = (part for window in estimates for part in window.split(_INVERSE_FRAMES))
+        for audio in istft(parts):  # (targets, channels, samples)
             yield audio.permute(2, 0, 1).numpy()
 
     def _chunks(self, spectra: Iterable[Tensor], downmix: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -1,0 +1,1 @@
+"""Make data, train, score and export a model of four Open-Unmix networks."""

@@ -55,14 +55,14 @@ def test_no_grid_shows(nets: dict[str, torch.nn.Module], grid: Grid, seconds: fl
 
 
 def test_trained_networks_on_a_shifted_grid(embedded: LoadedModel) -> None:
-    """Trained LSTMs remember; the context must be long enough for them."""
-    audio = made_mixture(20.0)
+    """Trained LSTMs remember; the context must be long enough for them. A track longer than the longest window."""
+    audio = made_mixture(80.0)
     outputs = []
-    for offset in (0, 101):
+    for offset in (0, 171):
         model = loading.load(embedded.model, grid=Grid(offset_frames=offset))
         assert isinstance(model.backend, OpenUnmixBackend)
         outputs.append(run(model.backend, audio))
-    assert sdr_db(outputs[0], outputs[1]) > 45
+    assert sdr_db(outputs[0], outputs[1]) > 35
 
 
 def test_blocks_do_not_matter(nets: dict[str, torch.nn.Module]) -> None:

@@ -53,10 +53,10 @@ class Backend(Protocol):
 class Grid:
     """How a track is cut for the networks. The context comes from ``benchmarks.quantization --context``."""
 
-    chunk_frames: int = 384
+    chunk_frames: int = 512
     """Frames that a chunk contributes (1 frame = 1024 samples = 23.2 ms)."""
-    context_frames: int = 192
-    """Frames that it sees on either side besides, and throws away."""
+    context_frames: int = 1024
+    """Frames that the LSTM sees on either side besides: trained ones remember for tens of seconds."""
     batch: int = 2
     """Chunks that go through a network together: int8 pays only in batches."""
     offset_frames: int = 0
@@ -95,7 +95,7 @@ class OpenUnmixBackend:
         """See :meth:`Backend.separate`."""
         spectra = stft(torch.from_numpy(block).T for block in blocks)
         estimates = self._windows(self._chunks(spectra, torch.from_numpy(downmix)))
-        parts = (part for window in estimates for part in window.split(_INVERSE_FRAMES))
+        parts = (part for window in estimates for part in torch.split(window, _INVERSE_FRAMES))
         for audio in istft(parts):  # (targets, channels, samples)
             yield audio.permute(2, 0, 1).numpy()
 

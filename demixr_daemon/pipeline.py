@@ -230,7 +230,7 @@ def _tag(track: Path, files: Mapping[str, Path]) -> None:
     for stem, path in files.items():
         try:
             tagged = mediafile.MediaFile(os.fsencode(path))
-        except mediafile.FileTypeError:
+        except mediafile.UnreadableFileError:
             continue  # RF64, the WAV beyond 4 GiB
         try:
             for name in ("artist", "album", "albumartist", "track", "tracktotal", "disc", "disctotal", "year", "bpm"):

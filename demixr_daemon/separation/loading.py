@@ -1,7 +1,7 @@
-"""From weights on disk to a running backend: the cache of quantized TorchScript.
+"""From weights on disk to a running backend: the cache of quantized weights.
 
-Quantizing and compiling costs seconds and needs the fp32 weights in memory; it is done once. The cached file's name holds
-what it was made of, so that other weights or another torch never meet it.
+Quantizing needs the fp32 weights, four times as large, in memory; it is done once. The cached file's name holds what it was
+made of, so that other weights or another torch never meet it.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numba
 import platformdirs
 import torch
 
-from demixr_daemon.separation import openunmix
+from demixr_daemon.separation import int8, openunmix
+from demixr_daemon.separation.chunks import Grid
 from demixr_daemon.separation.models import Model
-from demixr_daemon.separation.separator import Backend, Grid, OpenUnmixBackend
+from demixr_daemon.separation.networks import FloatNetwork, Network
+from demixr_daemon.separation.separator import Backend, OpenUnmixBackend
 
 
 @dataclass(frozen=True)
@@ -40,22 +42,19 @@ def load(
     """Load a model for separation.
 
     :param quantization: ``int8`` or ``fp32``.
-    :param threads: CPU threads, for the whole process; 0 leaves them as they are.
-    :param cache: folder of cached TorchScript; the platform's cache folder by default.
+    :param threads: how many threads share the work; 0 takes the processors that there are.
+    :param cache: folder of quantized weights; the platform's cache folder by default.
     :raises ModelError: the weights are damaged or of another shape.
     """
-    if threads:
-        torch.set_num_threads(threads)
-        most: Any = numba.config
-        numba.set_num_threads(min(threads, most.NUMBA_NUM_THREADS))
     _keep_freed_memory()
     model.check()
-    networks: torch.nn.Module
+    networks: Mapping[str, Network]
     if quantization == "int8":
-        networks = _cached_int8(model, cache or platformdirs.user_cache_path("demixr") / "torchscript")
+        states = _cached_int8(model, cache or platformdirs.user_cache_path("demixr") / "int8")
+        networks = {target: int8.Int8Network(state) for target, state in states.items()}
     else:
-        networks = openunmix.Networks(targets(model))
-    backend = OpenUnmixBackend(networks, tuple(model.weights), niter=niter, grid=grid)
+        networks = {target: FloatNetwork(net) for target, net in targets(model).items()}
+    backend = OpenUnmixBackend(networks, niter=niter, grid=grid, threads=threads or len(os.sched_getaffinity(0)))
     return LoadedModel(model, quantization, niter, backend)
 
 
@@ -72,31 +71,30 @@ def _keep_freed_memory() -> None:
         mallopt(trim_threshold, 1 << 30)
 
 
-def targets(model: Model, *, int8: bool = False) -> dict[str, torch.nn.Module]:
-    """The networks of a model, by target."""
-    nets = {target: openunmix.load_target(path) for target, path in model.weights.items()}
-    return {target: openunmix.quantized(net) for target, net in nets.items()} if int8 else nets
+def targets(model: Model) -> dict[str, torch.nn.Module]:
+    """The networks of a model, by target, in fp32."""
+    return {target: openunmix.load_target(path) for target, path in model.weights.items()}
 
 
-def _cached_int8(model: Model, cache: Path) -> torch.nn.Module:
-    code = hashlib.sha256(Path(openunmix.__file__).read_bytes()).hexdigest()[:8]  # compiled into the file, too
-    path = cache / f"{model.sha256[:32]}-int8-{code}-torch{torch.__version__}.pt"
+def _cached_int8(model: Model, cache: Path) -> dict[str, int8.State]:
+    code = hashlib.sha256(Path(int8.__file__).read_bytes()).hexdigest()[:8]  # another rounding, another file
+    path = cache / f"{model.sha256[:32]}-{code}-torch{torch.__version__}.pt"
     if _intact(path):
         with contextlib.suppress(RuntimeError):
-            load_script: Any = torch.jit.load
-            cached: torch.nn.Module = load_script(str(path))
+            cached: dict[str, int8.State] = torch.load(path, weights_only=True, mmap=True)
             return cached
-    script = openunmix.scripted(openunmix.Networks(targets(model, int8=True)))
+    states = {target: int8.quantize(net) for target, net in targets(model).items()}
     new = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # no cache, no harm: it is built again next time
         cache.mkdir(parents=True, exist_ok=True)
-        content = script.save_to_buffer()  # torch's own writing to a file aborts the process when the disk is full
-        new.write_bytes(content)
+        content = io.BytesIO()  # torch's own writing to a file aborts the process when the disk is full
+        torch.save(states, content)
+        new.write_bytes(content.getbuffer())
         new.replace(path)
-        path.with_suffix(".sha256").write_text(hashlib.sha256(content).hexdigest(), "ascii")
+        path.with_suffix(".sha256").write_text(hashlib.sha256(content.getbuffer()).hexdigest(), "ascii")
     with contextlib.suppress(OSError):
         new.unlink()  # a full disk cut it short
-    return script
+    return states
 
 
 def _intact(path: Path) -> bool:

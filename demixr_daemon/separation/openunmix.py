@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from demixr_daemon.errors import ModelError, shown
 from demixr_daemon.separation.stft import BINS, HOP_SAMPLES, N_FFT
 
-__all__ = ["BINS", "HOP_SAMPLES", "N_FFT", "RATE_HZ", "Networks", "load_target", "network", "quantized", "reference",
+__all__ = ["BINS", "HOP_SAMPLES", "N_FFT", "RATE_HZ", "load_target", "network", "quantized", "reference",
            "scripted", "standalone", "unpack_state_dict"]  # fmt: skip
 
 RATE_HZ = 44100
@@ -123,41 +123,6 @@ def quantized(net: nn.Module) -> nn.Module:
         quantize: Any = torch.ao.quantization.quantize_dynamic
         out: nn.Module = quantize(net, {"lstm", "fc2", "fc3"}, dtype=torch.qint8)
     return out
-
-
-class Networks(nn.Module):
-    """Several targets behind one TorchScript entry point, each run on overlapping windows of a stretch of music.
-
-    The layers are those of ``openunmix.model.OpenUnmix.forward``, in its order. Only the LSTM looks beyond a frame: what comes
-    before and after it is computed once for each frame, however many windows see it.
-    """
-
-    def __init__(self, nets: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.nets: Any = nn.ModuleList(nets.values())
-
-    def forward(self, magnitudes: Tensor, windows: Tensor, kept: Tensor, target: int) -> Tensor:
-        """Estimate one target.
-
-        :param magnitudes: the mixture's, ``(frames, 2, BINS)``.
-        :param windows: the frames that the LSTM sees, ``(span, batch)``: each column is a window.
-        :param kept: the frames to give out, ``(wanted,)``, as indices into ``windows.flatten()``.
-        :param target: index of the network to run.
-        :return: the target's magnitudes, ``(wanted, 2, BINS)``.
-        """
-        estimate = magnitudes
-        for index, net in enumerate(self.nets):
-            if index == target:
-                cropped = magnitudes[:, :, : net.input_mean.shape[0]]
-                x = ((cropped + net.input_mean) * net.input_scale).flatten(1)
-                x = torch.tanh(net.bn1(net.fc1(x)))
-                seen = x[windows]  # (span, batch, hidden)
-                x = torch.cat([seen, net.lstm(seen)[0]], -1).flatten(0, 1)[kept]
-                x = torch.relu(net.bn2(net.fc2(x)))
-                x = net.bn3(net.fc3(x)).reshape(-1, magnitudes.shape[1], magnitudes.shape[2])
-                x = torch.relu(x * net.output_scale + net.output_mean)
-                estimate = x * magnitudes[windows.flatten()[kept]]
-        return estimate
 
 
 def scripted(module: nn.Module) -> torch.jit.ScriptModule:

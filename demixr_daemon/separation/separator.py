@@ -1,18 +1,17 @@
 """Blocks in, stem blocks out: the streaming separator around the networks.
 
-One pass of generators, each holding no more than a few seconds:
+    audio → STFT → encode → LSTMs, chunk by chunk ─┐
+      └─ the same audio again, when its turn comes ┴→ STFT → masks → Wiener windows → inverse STFT → audio
 
-    audio → STFT → chunks (batches of them through each network) → Wiener windows → inverse STFT → audio
-
-The LSTM, the one part of a network that is not local to a frame, sees a chunk with context on both sides and only the middle is
-kept, so that it has warmed up in both directions. Frames overlap by three quarters, which cross-fades neighbouring chunks.
+What waits for the LSTMs is what was encoded, and the audio: both are small beside spectra, which are computed twice instead.
 Wiener windows are counted from the start of the track, as upstream does, wherever the chunks lie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -20,13 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from demixr_daemon.separation.chunks import Encoded, Grid, through_lstms
 from demixr_daemon.separation.decode import Block
+from demixr_daemon.separation.networks import Network
 from demixr_daemon.separation.openunmix import RATE_HZ
-from demixr_daemon.separation.stft import istft, stft
+from demixr_daemon.separation.stft import InverseStft, magnitudes, stft
 from demixr_daemon.separation.wiener import WINDOW_FRAMES, wiener
-
-_INVERSE_FRAMES = 50
-"""Frames transformed back at a time: all targets of a window at once would be most of the memory."""
 
 
 class Backend(Protocol):
@@ -49,122 +47,96 @@ class Backend(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Grid:
-    """How a track is cut for the networks. The context comes from ``benchmarks.quantization --context``."""
-
-    chunk_frames: int = 512
-    """Frames that a chunk contributes (1 frame = 1024 samples = 23.2 ms)."""
-    context_frames: int = 1024
-    """Frames that the LSTM sees on either side besides: trained ones remember for tens of seconds."""
-    batch: int = 2
-    """Chunks that go through a network together: int8 pays only in batches."""
-    offset_frames: int = 0
-    """Length of a first, shorter chunk. Moves the grid; for measuring that it does not matter."""
-
-    def cores(self) -> Iterator[tuple[int, int]]:
-        """First and past-the-last frame of each chunk, without context, without end."""
-        start, stop = 0, self.offset_frames or self.chunk_frames
-        while True:
-            yield start, stop
-            start, stop = stop, stop + self.chunk_frames
-
-
 class OpenUnmixBackend:
-    """Open-Unmix networks, fp32 or int8, run in chunks.
+    """Open-Unmix networks, fp32 or int8.
 
-    :param networks: a :class:`~demixr_daemon.separation.openunmix.Networks`, scripted or not.
-    :param names: the target of each network. Without ``other`` among them, it is what the rest leaves of the mixture.
+    :param networks: by target. Without ``other`` among them, it is what the rest leaves of the mixture.
     :param niter: iterations of the Wiener EM; 0 leaves the mixture's phase on each network's estimate.
+    :param threads: how many threads share the work. The result does not depend on it.
     """
 
     rate_hz = RATE_HZ
 
     def __init__(
-        self, networks: torch.nn.Module, names: tuple[str, ...], *, niter: int = 1, grid: Grid | None = None
+        self, networks: Mapping[str, Network], *, niter: int = 1, grid: Grid | None = None, threads: int = 2
     ) -> None:
-        self._networks = networks
-        self._names = names
+        self._networks = list(networks.values())
         self._niter = niter
         self._grid = grid or Grid()
-        self._residual = "other" not in names
-        self.targets = (*names, "other") if self._residual else names
+        self._threads = threads
+        self._residual = "other" not in networks
+        self.targets = (*networks, "other") if self._residual else tuple(networks)
 
-    @torch.inference_mode()
     def separate(self, blocks: Iterable[Block], downmix: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """See :meth:`Backend.separate`."""
-        spectra = stft(torch.from_numpy(block).T for block in blocks)
-        estimates = self._windows(self._chunks(spectra, torch.from_numpy(downmix)))
-        parts = (part for window in estimates for part in torch.split(window, _INVERSE_FRAMES))
-        for audio in istft(parts):  # (targets, channels, samples)
-            yield audio.permute(2, 0, 1).numpy()
+        # Each worker computes alone: the work is cut by target, and torch's own threads would only get in the way.
+        with ThreadPoolExecutor(self._threads, "separate", torch.set_num_threads, (1,)) as workers:
+            yield from _Separation(self._networks, self._niter, self._residual, workers, torch.from_numpy(downmix)).run(
+                blocks, self._grid
+            )
 
-    def _chunks(self, spectra: Iterable[Tensor], downmix: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Spectra, stereo spectra ``(frames, 2, BINS)`` and magnitudes ``(frames, targets, 2, BINS)``: each frame once."""
-        grid = self._grid
-        span = grid.chunk_frames + 2 * grid.context_frames
-        cores = grid.cores()
-        batch = [next(cores) for _ in range(grid.batch)]
-        held = _Frames()  # what the waiting chunks still need
-        given = 0
-        for spectrum in spectra:
-            held.append(spectrum)
-            while held.stop >= max(batch[-1][1] + grid.context_frames, span):
-                yield self._estimate(held, batch, downmix, span)
-                given = batch[-1][1]
-                held.drop_before(given - span)
-                batch = [next(cores) for _ in range(grid.batch)]
-        while given < held.stop:
-            rest = [(start, min(stop, held.stop)) for start, stop in batch if start < held.stop]
-            yield self._estimate(held, rest, downmix, span)
-            given = rest[-1][1]
-            batch = [next(cores) for _ in range(grid.batch)]
 
-    def _estimate(
-        self, held: _Frames, cores: list[tuple[int, int]], downmix: Tensor, span: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One batch through every network. Near an end of the track the missing context is made up on the other side."""
-        first, last = cores[0][0], cores[-1][1]
-        span = min(span, held.stop)
-        starts = [max(0, min(start - self._grid.context_frames, held.stop - span)) for start, _ in cores]
-        lowest = min(starts)
-        spectra = held[lowest : max(last, starts[-1] + span)]
-        stereo = _stereo(spectra, downmix)
-        loudness = stereo.abs()
-        windows = torch.arange(span)[:, None] + torch.tensor(starts) - lowest  # (span, batch)
-        kept = torch.cat([torch.arange(begin - start, end - start) * len(cores) + column
-                          for column, (start, (begin, end)) in enumerate(zip(starts, cores, strict=True))])  # fmt: skip
-        magnitudes = loudness.new_empty(last - first, len(self._names), *loudness.shape[1:])
-        for index in range(len(self._names)):
-            magnitudes[:, index] = self._networks(loudness, windows, kept, index)
-        given = slice(first - lowest, last - lowest)
-        return spectra[given], stereo[given], magnitudes
+class _Separation:
+    """One track on its way."""
 
-    def _windows(self, chunks: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[Tensor]:
-        """Stem spectra ``(frames, targets, channels, BINS)``, filtered in windows that are counted from the start."""
-        spectra, stereo, magnitudes = _Frames(), _Frames(), _Frames()
-        for parts in chunks:
-            for held, part in zip((spectra, stereo, magnitudes), parts, strict=True):
-                held.append(part)
-            while spectra.stop - spectra.start >= WINDOW_FRAMES:
-                yield self._filter(*(held.take(WINDOW_FRAMES) for held in (spectra, stereo, magnitudes)))
-        if spectra.stop > spectra.start:
-            yield self._filter(*(held.take(WINDOW_FRAMES) for held in (spectra, stereo, magnitudes)))
+    def __init__(
+        self, networks: list[Network], niter: int, residual: bool, workers: ThreadPoolExecutor, downmix: Tensor
+    ) -> None:
+        self._networks = networks
+        self._niter = niter
+        self._residual = residual
+        self._workers = workers
+        self._downmix = downmix
+        self._inverses: list[InverseStft] = []
 
-    def _filter(self, spectra: Tensor, stereo: Tensor, magnitudes: Tensor) -> Tensor:
-        mixture = stereo.numpy()
-        estimates = np.ascontiguousarray(magnitudes.transpose(0, 1).numpy())  # targets first
-        separated = torch.from_numpy(wiener(estimates, mixture, self._niter, residual=self._residual))
-        separated = separated.transpose(0, 1)  # frames first
-        channels = spectra.shape[1]
-        if channels == 2:
-            return separated
-        if channels == 1:
-            return separated.mean(dim=2, keepdim=True)
-        # More than two channels: what each target takes of the stereo mixdown, bin by bin, it takes of every channel.
-        power = separated.abs().square().sum(dim=2, keepdim=True)
-        share = power / power.sum(dim=1, keepdim=True).clamp(min=torch.finfo(power.dtype).tiny)
-        return share * spectra[:, None]
+    def run(self, blocks: Iterable[Block], grid: Grid) -> Iterator[NDArray[np.float32]]:
+        heard, again = itertools.tee(blocks)
+        spectra = stft(torch.from_numpy(block).T for block in heard)
+        encoded = through_lstms(self._networks, map(self._encode, spectra), grid, self._workers)
+        waiting = _Frames(stft(torch.from_numpy(block).T for block in again))
+        for window in _windows(encoded):
+            yield from self._window(waiting.take(len(window)), window)
+        if self._inverses:
+            yield np.stack([inverse.rest() for inverse in self._inverses], axis=1)
+
+    def _encode(self, spectra: Tensor) -> list[Tensor]:
+        """Spectra ``(frames, channels, BINS)`` to what each network makes of them."""
+        loudness = magnitudes(_stereo(spectra, self._downmix))
+
+        @torch.inference_mode()
+        def encode(network: Network) -> Tensor:
+            return network.encode(loudness)
+
+        return list(self._workers.map(encode, self._networks))
+
+    def _window(self, spectra: Tensor, encoded: Encoded) -> Iterator[NDArray[np.float32]]:
+        mixture = _stereo(spectra, self._downmix)
+        estimates = torch.empty(len(self._networks), *mixture.shape, dtype=mixture.dtype)
+
+        @torch.inference_mode()
+        def separate(index: int) -> None:
+            network = self._networks[index]
+            estimates[index] = network.separate(encoded.features[index], encoded.hidden[index], mixture)
+
+        list(self._workers.map(separate, range(len(self._networks))))
+        separated = torch.from_numpy(
+            wiener(estimates.numpy(), mixture.numpy(), self._niter, residual=self._residual, workers=self._workers)
+        )
+        if spectra.shape[1] != 2:
+            separated = _like(separated, spectra)
+        if not self._inverses:
+            self._inverses = [InverseStft(separated.shape[2]) for _ in separated]
+        turns = [inverse(target) for inverse, target in zip(self._inverses, separated, strict=True)]
+        while True:  # a block of every target at a time
+            parts = list(self._workers.map(_next, turns))
+            if any(part is None for part in parts):
+                return
+            yield np.stack([part for part in parts if part is not None], axis=1)
+
+
+@torch.inference_mode()
+def _next(turn: Iterator[Block]) -> Block | None:
+    return next(turn, None)
 
 
 def _stereo(spectra: Tensor, downmix: Tensor) -> Tensor:
@@ -174,30 +146,40 @@ def _stereo(spectra: Tensor, downmix: Tensor) -> Tensor:
     return torch.einsum("tcf,cs->tsf", spectra, downmix.to(spectra.dtype)).contiguous()
 
 
+def _like(separated: Tensor, spectra: Tensor) -> Tensor:
+    """Stereo targets ``(targets, frames, 2, BINS)`` in the channels of the track ``(frames, channels, BINS)``."""
+    if spectra.shape[1] == 1:
+        return separated.mean(dim=2, keepdim=True)
+    # What each target takes of the stereo mixdown, bin by bin, it takes of every channel.
+    power = separated.abs().square().sum(dim=2, keepdim=True)
+    share = power / power.sum(dim=0, keepdim=True).clamp(min=torch.finfo(power.dtype).tiny)
+    return share * spectra
+
+
+def _windows(chunks: Iterable[Encoded]) -> Iterator[Encoded]:
+    """The same frames, in Wiener windows."""
+    rest: Encoded | None = None
+    for chunk in chunks:
+        held = chunk if rest is None else rest.followed_by(chunk)
+        whole = len(held) // WINDOW_FRAMES * WINDOW_FRAMES
+        for start in range(0, whole, WINDOW_FRAMES):
+            yield held[start : start + WINDOW_FRAMES]
+        rest = held[whole:]
+    if rest:
+        yield rest
+
+
 class _Frames:
-    """A queue of frames along the first axis, addressed by their number in the track."""
+    """Spectra by the number of frames that is asked for, not by what came in."""
 
-    def __init__(self) -> None:
-        self._parts: list[Tensor] = []
-        self.start = 0
-        self.stop = 0
+    def __init__(self, blocks: Iterator[Tensor]) -> None:
+        self._blocks = blocks
+        self._held: list[Tensor] = []
 
-    def append(self, frames: Tensor) -> None:
-        self._parts.append(frames)
-        self.stop += len(frames)
-
-    def __getitem__(self, wanted: slice) -> Tensor:
-        if len(self._parts) != 1:
-            self._parts = [torch.cat(self._parts)]
-        return self._parts[0][wanted.start - self.start : wanted.stop - self.start]
-
-    def drop_before(self, frame: int) -> None:
-        if frame > self.start:
-            self._parts = [self[frame : self.stop].clone()]
-            self.start = frame
-
-    def take(self, count: int) -> Tensor:
-        stop = min(self.start + count, self.stop)
-        frames = self[self.start : stop]
-        self._parts, self.start = [self[stop : self.stop]], stop
-        return frames
+    def take(self, frames: int) -> Tensor:
+        """The next ``frames``; they must be there."""
+        while sum(map(len, self._held)) < frames:
+            self._held.append(next(self._blocks))
+        held = torch.cat(self._held)
+        self._held = [held[frames:]]
+        return held[:frames]

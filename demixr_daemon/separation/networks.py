@@ -1,0 +1,94 @@
+"""One Open-Unmix target, cut where its LSTM begins and ends, so that a track can flow through it.
+
+Before the LSTM and after it, all is local to a frame. Of the LSTM, the forward direction can stop at any frame and go on later;
+only the backward direction must be given some of what comes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from demixr_daemon.separation.stft import BINS
+
+
+class Network(Protocol):
+    """What separates one target. Frames lie first; activations are whatever the implementation likes."""
+
+    @property
+    def layers(self) -> int:
+        """How many layers the LSTM has."""
+
+    @property
+    def directions(self) -> int:
+        """2 where it runs backward, too."""
+
+    def encode(self, magnitudes: Tensor) -> Tensor:
+        """The mixture's magnitudes ``(frames, 2, BINS)`` to the LSTM's input ``(frames, features)``."""
+
+    def hidden(self, frames: int) -> Tensor:
+        """Room for what one LSTM layer gives, ``(frames, features)``."""
+
+    def run(self, layer: int, reverse: bool, inputs: Tensor, state: Any, outputs: Tensor | None) -> Any:
+        """Run one direction of one layer.
+
+        :param inputs: ``(frames, features)``.
+        :param state: what an earlier run returned, None at the beginning.
+        :param outputs: where its part of ``(frames, features)`` is written; None where nobody will read it.
+        :return: the state after the last frame; ``state`` itself is left alone.
+        """
+
+    def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor) -> Tensor:
+        """What was encoded, what the last layer gave, and the mixture's spectra ``(frames, 2, BINS)``: the target's spectra."""
+
+
+class FloatNetwork:
+    """The network as it was trained, in float32.
+
+    The layers are those of ``openunmix.model.OpenUnmix.forward``, in its order.
+    """
+
+    def __init__(self, net: Any) -> None:
+        self._net = net
+        self.layers: int = net.lstm.num_layers
+        self.directions = 2 if net.lstm.bidirectional else 1
+        self._units: int = net.lstm.hidden_size
+        suffixes = ("", "_reverse")[: self.directions]
+        self._lstm = [[_one_direction(net.lstm, f"_l{layer}{suffix}") for suffix in suffixes] for layer in range(self.layers)]
+
+    def encode(self, magnitudes: Tensor) -> Tensor:
+        """See :meth:`Network.encode`."""
+        net = self._net
+        x = (magnitudes[..., : len(net.input_mean)] + net.input_mean) * net.input_scale
+        features: Tensor = torch.tanh(net.bn1(net.fc1(x.flatten(1))))
+        return features
+
+    def hidden(self, frames: int) -> Tensor:
+        """See :meth:`Network.hidden`."""
+        return torch.empty(frames, self.directions * self._units)
+
+    def run(self, layer: int, reverse: bool, inputs: Tensor, state: Any, outputs: Tensor | None) -> Any:
+        """See :meth:`Network.run`."""
+        given, state = self._lstm[layer][reverse](inputs.flip(0) if reverse else inputs, state)
+        if outputs is not None:
+            outputs[:, reverse * self._units : (reverse + 1) * self._units] = given.flip(0) if reverse else given
+        return state
+
+    def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor) -> Tensor:
+        """See :meth:`Network.separate`."""
+        net = self._net
+        x = torch.relu(net.bn2(net.fc2(torch.cat([features, hidden], 1))))
+        mask = net.bn3(net.fc3(x)).view(-1, 2, BINS)
+        return torch.relu(mask * net.output_scale + net.output_mean) * mixture
+
+
+def _one_direction(lstm: nn.LSTM, suffix: str) -> nn.LSTM:
+    """One layer in one direction, on the same weights."""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    values = [getattr(lstm, name + suffix) for name in names]
+    single = nn.LSTM(values[0].shape[1], lstm.hidden_size)
+    for name, value in zip(names, values, strict=True):
+        setattr(single, f"{name}_l0", value)
+    return single

@@ -1,8 +1,8 @@
-"""What chunks and int8 cost: ``python -m benchmarks.quantization [--model M] [--seconds N] [--context]``.
+"""What chunks and int8 cost: ``python -m benchmarks.quantization [--model M] [--seconds N] [--ahead]``.
 
 Each is compared with the same network in fp32 over the whole track at once, on real songs: the SDR lost against the true
-stems, and the difference itself. ``--context`` draws the curve from which the context length was chosen: what a shift of the
-chunk grid changes, at each length.
+stems, and the difference itself. ``--ahead`` draws the curve from which the length of what is heard ahead was chosen: what
+chunks change, and what a shift of their grid changes, at each length.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import torch
 from benchmarks.songs import Audio, Song, cc0_songs, falcon, sdr_db
 from benchmarks.tables import table, write
 from demixr_daemon.separation import loading
+from demixr_daemon.separation.chunks import Grid
 from demixr_daemon.separation.models import Model, ModelStore
-from demixr_daemon.separation.separator import Grid
 from demixr_daemon.settings import TARGETS
 
 _STEREO = np.eye(2, dtype=np.float32)
 _BLOCK_SAMPLES = 1 << 16
-_WHOLE = Grid(chunk_frames=1 << 30, context_frames=0, batch=1)
+_WHOLE = Grid(chunk_frames=1 << 30)
 
 
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quantization", description=__doc__.split(":")[0])
     parser.add_argument("--model", default="demixr-small", help="name or folder (default: demixr-small)")
-    parser.add_argument("--seconds", type=float, default=90.0, help="of each song, from its middle (default: 90)")
-    parser.add_argument("--context", action="store_true", help="measure the curve of context lengths")
+    parser.add_argument("--seconds", type=float, default=240.0, help="of each song, from its middle (default: 240)")
+    parser.add_argument("--ahead", action="store_true", help="measure the curve of lengths heard ahead")
     options = parser.parse_args()
     model = ModelStore().find(options.model)
     songs = [falcon(), *(_excerpt(song, options.seconds) for song in cc0_songs())]
-    if options.context:
-        _context_curve(model, songs)
+    if options.ahead:
+        _ahead_curve(model, songs)
     else:
         _cost(model, songs)
 
@@ -62,7 +62,7 @@ def _cost(model: Model, songs: list[Song]) -> None:
         whole, _ = _separate(model, song, "fp32", _WHOLE)
         chunked, fp32_s = _separate(model, song, "fp32", Grid())
         int8, int8_s = _separate(model, song, "int8", Grid())
-        shifted, _ = _separate(model, song, "int8", Grid(offset_frames=101))
+        shifted, _ = _separate(model, song, "int8", Grid(offset_frames=1501))
         for index, target in enumerate(TARGETS):
             truth = song.stems[target]
             if np.square(truth).mean() < 1e-7:
@@ -79,26 +79,23 @@ def _cost(model: Model, songs: list[Song]) -> None:
     write(f"quantization-{model.name}", f"What chunks and int8 cost: {model.name}", table(header, rows), last)
 
 
-def _context_curve(model: Model, songs: list[Song]) -> None:
-    """The difference that a shift of the grid by a third of a chunk makes, relative to the output."""
+def _ahead_curve(model: Model, songs: list[Song]) -> None:
+    """The difference that chunks make, and that a shift of their grid makes, relative to the output."""
     rows = []
-    for context in (0, 64, 192, 640, 1024):
-        grid = dataclasses.replace(Grid(), context_frames=context)
-        shifted = dataclasses.replace(grid, offset_frames=85)
-        worst, whole_db, total_s = -200.0, -200.0, 0.0
-        for song in songs:
-            whole, _ = _separate(model, song, "fp32", _WHOLE)
-            one, took_s = _separate(model, song, "fp32", grid)
-            other, _ = _separate(model, song, "fp32", shifted)
-            worst = max(worst, -sdr_db(one, other))
-            whole_db = max(whole_db, -sdr_db(whole, one))
-            total_s += took_s
-        rows.append((context, f"{context * 1024 / 44100:.2f}", f"{whole_db:.1f}", f"{worst:.1f}",
-                     f"{1 + 2 * context / grid.chunk_frames:.2f}"))  # fmt: skip
+    whole = [_separate(model, song, "int8", _WHOLE)[0] for song in songs]
+    for frames in (0, 128, 256, 512, 1024, 2048, 3072):
+        grid = dataclasses.replace(Grid(), ahead_frames=frames)
+        shifted = dataclasses.replace(grid, offset_frames=1501)
+        cut, moved = -200.0, -200.0
+        for song, at_once in zip(songs, whole, strict=True):
+            one, other = (_separate(model, song, "int8", cuts)[0] for cuts in (grid, shifted))
+            cut, moved = max(cut, -sdr_db(at_once, one)), max(moved, -sdr_db(one, other))
+        rows.append((frames, f"{frames * 1024 / 44100:.1f}", f"{cut:.1f}", f"{moved:.1f}",
+                     f"{1 + frames / grid.chunk_frames:.2f}"))  # fmt: skip
         print(rows[-1], flush=True)
-    header = ("context, frames", "s", "difference of the whole track, dB", "difference of a shifted grid, dB",
-              "work in networks")  # fmt: skip
-    write(f"context-{model.name}", f"Context length: {model.name}, chunks of {Grid().chunk_frames} frames", table(header, rows))
+    header = ("ahead, frames", "s", "difference to the whole track, dB", "difference of a shifted grid, dB", "work in LSTMs")
+    write(f"ahead-{model.name}", f"What is heard ahead: {model.name}, int8, chunks of {Grid().chunk_frames} frames; "
+          "the worst of the songs", table(header, rows))  # fmt: skip
 
 
 if __name__ == "__main__":

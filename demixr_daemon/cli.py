@@ -164,7 +164,9 @@ def _export(arguments: argparse.Namespace) -> int:
         raise SettingError(f"--niter: {arguments.niter} is not from 0 to 10")
     model = _store(arguments).find(arguments.model)
     model.check()
-    nets = loading.targets(model, int8=arguments.quantization == "int8")
+    nets = loading.targets(model)
+    if arguments.quantization == "int8":
+        nets = {target: openunmix.quantized(net) for target, net in nets.items()}
     separator = openunmix.standalone(nets, arguments.niter if len(nets) > 1 else 0)
     new = arguments.file.parent / f".{arguments.file.name}.{os.getpid()}.new"
     try:

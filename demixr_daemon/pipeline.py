@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from demixr_daemon import stems
 from demixr_daemon.errors import AudioError, Cancelled, SettingError, output_error, shown
+from demixr_daemon.separation.background import ahead
 from demixr_daemon.separation.channels import Resampler, downmix_matrix
 from demixr_daemon.separation.decode import Block, Track, fingerprint, open_track
 from demixr_daemon.separation.encode import FLOAT_BITS, FORMATS, StemWriter, write_error
@@ -30,6 +31,8 @@ if TYPE_CHECKING:  # it imports torch, which is slow: left to those who separate
 
 # What goes wrong with tags is told by exceptions; mediafile logs it besides.
 logging.getLogger("mediafile").addHandler(logging.NullHandler())
+
+_BLOCKS_AHEAD = 4
 
 Progress = Callable[[int, int | None], None]
 """Called between chunks with the samples done and the samples in all, None where the file does not say."""
@@ -123,9 +126,10 @@ def demix(
                 place, recipe.stems, fmt=recipe.format, bits=recipe.bits, rate_hz=track.rate_hz, channels=track.channels,
                 bitrate_kbps=options.bitrate, expected_samples=track.declared_samples,
             )  # fmt: skip
-            with writer:
+            # Written while the next blocks are separated; either end is closed with the other.
+            with writer, contextlib.closing(ahead(_separated(track, model), _BLOCKS_AHEAD)) as separated:
                 samples = 0
-                for mixture, estimates in _separated(track, model):
+                for mixture, estimates in separated:
                     if cancelled and cancelled():
                         raise Cancelled(f"{shown(path)}: cancelled")
                     writer.write(mixture, estimates)

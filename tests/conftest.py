@@ -34,10 +34,10 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def random_network(seed: int, hidden_size: int = 32) -> torch.nn.Module:
+def random_network(seed: int, hidden_size: int = 32, *, unidirectional: bool = False) -> torch.nn.Module:
     """An untrained network whose masks are neither nought nor one, and move with the sound."""
     torch.manual_seed(seed)
-    net = network(hidden_size, max_bin=1487).eval()
+    net = network(hidden_size, max_bin=1487, unidirectional=unidirectional).eval()
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name == "output_mean":

@@ -2,8 +2,8 @@
 
 A track goes through the networks in chunks. The forward direction of every LSTM layer takes its state from one chunk to the
 next, as if there were none. The backward direction comes from the future: it begins some way behind the chunk, so that it
-has heard enough when it gets there. Trained LSTMs remember for tens of seconds; what was encoded is small (2 kB a frame for umxhq), and
-so the chunk and what is heard ahead can be minutes.
+has heard enough when it gets there. Trained LSTMs remember for tens of seconds, but what was encoded is small (2 kB a frame
+for umxhq): the chunk and what is heard ahead can be minutes.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class _Track:
             if not last and len(x) > frames:
                 network.run(layer, False, x[frames:], state, given[frames:])
             if network.directions == 2:
-                heard = network.run(layer, True, x[frames:], None, None if last else given[frames:]) if len(x) > frames else None
+                heard = None
+                if len(x) > frames:
+                    heard = network.run(layer, True, x[frames:], None, None if last else given[frames:])
                 network.run(layer, True, x[:frames], heard, given[:frames])
             x = given
         self.parts = [features[frames:]]

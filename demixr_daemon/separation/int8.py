@@ -28,6 +28,7 @@ _SMALLEST = 1e-30  # silence has a step, too
 State = dict[str, Tensor]
 
 
+@torch.no_grad()
 def quantize(net: Any) -> State:
     """The parameters of an Open-Unmix target, weight matrices as int8 with a step per row; all of :class:`Int8Network`."""
     state: State = {"input_scale": net.input_scale.clone()}
@@ -60,7 +61,8 @@ def quantize(net: Any) -> State:
 def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """What batch normalization does at inference: times a factor, plus a shift."""
     mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None and variance is not None
+    assert mean is not None
+    assert variance is not None
     factor = norm.weight / torch.sqrt(variance + norm.eps)
     return factor, norm.bias - mean * factor
 
@@ -135,7 +137,7 @@ class Int8Network:
         direction = self._lstm[layer][reverse]
         units = direction.units
         if state is None:
-            hidden, cell = np.full(-(-units // 4) * 4, ZERO, np.uint8), np.zeros(units, np.float32)
+            hidden, cell = np.full(lstm.padded(units), ZERO, np.uint8), np.zeros(lstm.padded(units), np.float32)
         else:
             hidden, cell = (part.copy() for part in state)
         if outputs is None:
@@ -166,18 +168,18 @@ def _direction(state: State, name: str) -> _Direction:
     recurrent = state[f"hh_{name}"]
     scales = state[f"hh_{name}.steps"] * STEP
     bias = state[f"ih_{name}.bias"] - ZERO * scales * recurrent.sum(1, dtype=torch.int32)
-    inputs = _Linear(state, f"ih_{name}", bias, step=STEP, zero=ZERO)
-    return _Direction(inputs, lstm.pack(recurrent.numpy()), scales.numpy(), recurrent.shape[1])
+    blocks = {key: torch.from_numpy(lstm.by_block(state[key].numpy())) for key in (f"ih_{name}", f"ih_{name}.steps")}
+    inputs = _Linear(blocks, f"ih_{name}", torch.from_numpy(lstm.by_block(bias.numpy())), step=STEP, zero=ZERO)
+    return _Direction(inputs, lstm.pack(recurrent.numpy()), lstm.by_block(scales.numpy()), recurrent.shape[1])
 
 
-_jit: Any = numba.njit
 _SETTINGS = {"fastmath": True, "error_model": "numpy", "nogil": True, "cache": True}
 
 _TOP = float(_LOUDEST)
 _ZERO_AND_HALF, _ONE_STEP = float(ZERO + 0.5), float(ZERO - 1)
 
 
-@_jit("void(float32[:,:,::1], float32[::1], uint8[:,::1], float32[::1])", **_SETTINGS)
+@numba.njit("void(float32[:,:,::1], float32[::1], uint8[:,::1], float32[::1])", **_SETTINGS)
 def _round_spectra(magnitudes, scale, rounded, steps):  # type: ignore[no-untyped-def]
     """Magnitudes (frames, 2, BINS) times ``scale`` (bins,), to 8 bits of the largest in each frame."""
     bins = len(scale)
@@ -195,7 +197,7 @@ def _round_spectra(magnitudes, scale, rounded, steps):  # type: ignore[no-untype
                 rounded[frame, channel * bins + f] = np.uint8(np.int32(row[f] * scale[f] * factor + np.float32(0.5)))
 
 
-@_jit("void(float32[:,::1], uint8[:,::1], float32[::1])", **_SETTINGS)
+@numba.njit("void(float32[:,::1], uint8[:,::1], float32[::1])", **_SETTINGS)
 def _round_rows(values, rounded, steps):  # type: ignore[no-untyped-def]
     """Values that are not negative, (frames, features), to 8 bits of the largest in each frame."""
     for frame in range(len(values)):
@@ -209,7 +211,7 @@ def _round_rows(values, rounded, steps):  # type: ignore[no-untyped-def]
             rounded[frame, k] = np.uint8(np.int32(row[k] * factor + np.float32(0.5)))
 
 
-@_jit("void(float32[:,::1], float32[::1], float32[::1], uint8[:,::1])", **_SETTINGS)
+@numba.njit("void(float32[:,::1], float32[::1], float32[::1], uint8[:,::1])", **_SETTINGS)
 def _activate(product, steps, bias, features):  # type: ignore[no-untyped-def]
     """``tanh(product * steps + bias)`` in 8 bits."""
     for frame in range(len(product)):
@@ -219,7 +221,7 @@ def _activate(product, steps, bias, features):  # type: ignore[no-untyped-def]
             features[frame, k] = np.uint8(np.int32(value * np.float32(_ONE_STEP) + np.float32(_ZERO_AND_HALF)))
 
 
-@_jit("void(float32[:,:,::1], float32[::1], float32[:,::1], complex64[:,:,::1], complex64[:,:,::1])", **_SETTINGS)
+@numba.njit("void(float32[:,:,::1], float32[::1], float32[:,::1], complex64[:,:,::1], complex64[:,:,::1])", **_SETTINGS)
 def _masked(masks, steps, bias, mixture, target):  # type: ignore[no-untyped-def]
     """``relu(masks * steps + bias) * mixture``, all (frames, 2, BINS)."""
     for frame in range(len(masks)):

@@ -1,8 +1,8 @@
 """One direction of one int8 LSTM layer, frame after frame, as one kernel.
 
 A frame's product of the recurrent weights with the hidden state is a matrix times a vector: the weights are read once a frame
-and used once, so that nothing is gained by floating point, and int8 weights that stay in the cache are read in a quarter of the
-time. torch's quantized LSTM packs, dispatches and rounds anew for every frame, and needs many chunks side by side to make up for it.
+and used once, so that int8 weights, which stay in the cache, take a quarter of the time. torch's quantized LSTM packs,
+dispatches and rounds anew for every frame, and needs many chunks side by side to make up for it.
 
 Activations are ``uint8`` with the zero point :data:`ZERO`; one step is :data:`STEP`.
 """
@@ -11,42 +11,50 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-_FEATURES: Any = llvmlite.binding.get_host_cpu_features()
-LANES = 16 if _FEATURES.get("avx512vnni") else 8
+_FEATURES = frozenset((numba.config.CPU_FEATURES or get_host_cpu_features()).split(","))
+_WITH_VNNI = bool(_FEATURES & {"+avx512vnni", "+avxvnni"})
+LANES = 16 if "+avx512vnni" in _FEATURES and "+prefer-256-bit" not in _FEATURES else 8
 """Rows of weights that one instruction multiplies."""
-_INSTRUCTION = "" if not (_FEATURES.get("avx512vnni") or _FEATURES.get("avxvnni")) else f"vpdpbusd.{32 * LANES}"
 _VECTORS = 8  # chains of sums at once, enough to hide an instruction's latency
 BLOCK_ROWS = LANES * _VECTORS
 
-ZERO = 128 if _INSTRUCTION else 64
+ZERO = 128 if _WITH_VNNI else 64
 """What stands for 0. Without VNNI instructions, the sums of two 8-bit products overflow 16 bits; seven bits do not."""
 STEP = 1.0 / (ZERO - 1)
 
 
+UNITS = BLOCK_ROWS // 4
+"""Units whose four gates make a block. Units and what belongs to them are padded to whole blocks."""
+
+
+def padded(units: int) -> int:
+    """Up to whole blocks."""
+    return -(-units // UNITS) * UNITS
+
+
+def by_block(rows: NDArray[Any]) -> NDArray[Any]:
+    """Rows (4 * units, ...) from torch's order, all units' gate i, then f, g, o, to blocks of units with their four gates."""
+    units = len(rows) // 4
+    gates = np.zeros((4, padded(units), *rows.shape[1:]), rows.dtype)
+    gates[:, :units] = rows.reshape(4, units, *rows.shape[1:])
+    blocks = gates.reshape(4, -1, UNITS, *rows.shape[1:]).swapaxes(0, 1)  # (blocks, gates, units, ...)
+    return np.ascontiguousarray(blocks.reshape(-1, *rows.shape[1:]))
+
+
 def pack(weights: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Recurrent weights (4 * hidden, hidden), gates in torch's order, in the order in which the kernel reads them.
-
-    Rows are padded to whole blocks: units come in groups of ``BLOCK_ROWS / 4``, each with its four gates.
-    """
-    hidden = weights.shape[1]
-    units, depth = _padded(hidden, BLOCK_ROWS // 4), _padded(hidden, 4)
-    padded = np.zeros((4, units, depth), np.int8)
-    padded[:, :hidden, :hidden] = weights.reshape(4, hidden, hidden)
-    by_block = padded.reshape(4, -1, BLOCK_ROWS // 4, depth).swapaxes(0, 1)  # (blocks, gates, units, depth)
-    by_four = by_block.reshape(-1, BLOCK_ROWS, depth // 4, 4).swapaxes(1, 2)  # (blocks, depth / 4, rows, 4)
-    return np.ascontiguousarray(by_four)
-
-
-def _padded(size: int, to: int) -> int:
-    return -(-size // to) * to
+    """Recurrent weights (4 * units, units) to (blocks, padded units / 4, BLOCK_ROWS, 4), the order in which they are read."""
+    units = weights.shape[1]
+    square = np.pad(weights, ((0, 0), (0, padded(units) - units)))
+    fours = by_block(square).reshape(-1, BLOCK_ROWS, padded(units) // 4, 4).swapaxes(1, 2)
+    return np.ascontiguousarray(fours)
 
 
 @intrinsic
@@ -76,7 +84,7 @@ def _block_dots(typing: Any, weights: Any, hidden: Any, sums: Any, fours: Any) -
         count = arguments[3]
         index = count.type
         instruction = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.x86.avx512.{_INSTRUCTION}"
+            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.x86.avx512.vpdpbusd.{32 * LANES}"
         )
         before, loop, end = builder.block, builder.append_basic_block("fours"), builder.append_basic_block("end")
         builder.branch(loop)
@@ -105,11 +113,9 @@ def _block_dots(typing: Any, weights: Any, hidden: Any, sums: Any, fours: Any) -
     return types.void(types.voidptr, types.voidptr, types.voidptr, types.intp), codegen
 
 
-_jit: Any = numba.njit
-_WITH_VNNI = bool(_INSTRUCTION)
 
 
-@_jit(error_model="numpy")
+@numba.njit(error_model="numpy")
 def _dots(weights, hidden, sums):  # type: ignore[no-untyped-def]
     """``sums = weights @ hidden`` in integers, rows in the order of :func:`pack`."""
     blocks, fours, rows, _ = weights.shape
@@ -129,7 +135,7 @@ def _dots(weights, hidden, sums):  # type: ignore[no-untyped-def]
                         part[row] += np.int32(weights[block, four, row, k]) * activation
 
 
-@_jit(fastmath=True, error_model="numpy", inline="always")
+@numba.njit(fastmath=True, error_model="numpy", inline="always")
 def tanh(x):  # type: ignore[no-untyped-def]
     """The hyperbolic tangent to 1e-4: its continued fraction (Lambert 1761), cut where it reaches 1.
 
@@ -142,38 +148,37 @@ def tanh(x):  # type: ignore[no-untyped-def]
     return upper / lower
 
 
-@_jit(
+@numba.njit(
     "void(float32[:,::1], int8[:,:,:,::1], float32[::1], uint8[::1], float32[::1], uint8[:,:], boolean)",
     fastmath=True, error_model="numpy", nogil=True, cache=True,
 )  # fmt: skip
 def run(gates, weights, scales, hidden, cell, outputs, reverse):  # type: ignore[no-untyped-def]
-    """Run over some frames.
+    """Run over some frames. Rows are in the order of :func:`by_block`, units padded.
 
-    :param gates: (frames, 4 * units), the inputs' part of the gates with all biases, in torch's order i, f, g, o; what ``hidden``
-        contributes through its zero point is already taken off.
+    :param gates: (frames, rows), the inputs' part of the gates with all biases; what ``hidden`` contributes through its zero
+        point is already taken off.
     :param weights: the recurrent ones, see :func:`pack`.
-    :param scales: (4 * units,), what one step of a weight times one step of an activation is worth, in torch's order.
-    :param hidden: the hidden state, padded to a multiple of four, with ``cell`` the state from which to start; both are changed.
+    :param scales: (rows,), what one step of a weight times one step of an activation is worth.
+    :param hidden: (padded units,), with ``cell`` the state from which to start; both are changed.
     :param outputs: (frames, units), the hidden state after each frame.
     :param reverse: from the last frame to the first.
     """
     frames = len(gates)
-    units = len(cell)
-    group = BLOCK_ROWS // 4
-    sums = np.empty(weights.shape[0] * BLOCK_ROWS, np.int32)
+    sums = np.empty(len(scales), np.int32)
     half, one_step, rounding = np.float32(0.5), np.float32(ZERO - 1), np.float32(ZERO + 0.5)
     for number in range(frames):
         frame = frames - 1 - number if reverse else number
         _dots(weights, hidden, sums)
-        gate = gates[frame]
-        for first in range(0, units, group):
-            for unit in range(first, min(first + group, units)):
-                row = 4 * first + unit - first
-                i = half + half * tanh(half * (gate[unit] + sums[row] * scales[unit]))
-                f = half + half * tanh(half * (gate[units + unit] + sums[row + group] * scales[units + unit]))
-                g = tanh(gate[2 * units + unit] + sums[row + 2 * group] * scales[2 * units + unit])
-                o = half + half * tanh(half * (gate[3 * units + unit] + sums[row + 3 * group] * scales[3 * units + unit]))
-                cell[unit] = f * cell[unit] + i * g
-                hidden[unit] = np.uint8(np.int32(o * tanh(cell[unit]) * one_step + rounding))
-        for unit in range(units):
-            outputs[frame, unit] = hidden[unit]
+        for block in range(len(weights)):
+            whole = slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS)
+            gate, total, scale = gates[frame, whole], sums[whole], scales[whole]
+            c, h = cell[block * UNITS : (block + 1) * UNITS], hidden[block * UNITS : (block + 1) * UNITS]
+            for u in range(UNITS):
+                i = half + half * tanh(half * (gate[u] + np.float32(total[u]) * scale[u]))
+                f = half + half * tanh(half * (gate[u + UNITS] + np.float32(total[u + UNITS]) * scale[u + UNITS]))
+                g = tanh(gate[u + 2 * UNITS] + np.float32(total[u + 2 * UNITS]) * scale[u + 2 * UNITS])
+                o = half + half * tanh(half * (gate[u + 3 * UNITS] + np.float32(total[u + 3 * UNITS]) * scale[u + 3 * UNITS]))
+                c[u] = f * c[u] + i * g
+                h[u] = np.uint8(np.int32(o * tanh(c[u]) * one_step + rounding))
+        for u in range(outputs.shape[1]):
+            outputs[frame, u] = hidden[u]

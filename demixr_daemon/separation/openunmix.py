@@ -113,7 +113,7 @@ def load_target(path: Path) -> nn.Module:
 
 
 def quantized(net: nn.Module) -> nn.Module:
-    """The network with dynamically quantized int8 LSTM and output layers; activations stay float32.
+    """The network with dynamically quantized int8 LSTM and output layers, for TorchScript; activations stay float32.
 
     The first layer stays float32: its input is a spectrum, whose range is that of the loudest bin of the batch. Rounded to
     256 steps of that, quiet passages would change with what they share a batch with.

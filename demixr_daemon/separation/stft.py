@@ -7,7 +7,6 @@ in memory: spectra are ``(frames, channels, bins)``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numba
 import numpy as np
@@ -51,7 +50,7 @@ def stft(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _spectra(frames: Tensor) -> Tensor:
-    spectra: Tensor = torch.fft.rfft(frames.transpose(0, 1).contiguous().mul_(_WINDOW))
+    spectra: Tensor = torch.fft.rfft(frames.transpose(0, 1).clone(memory_format=torch.contiguous_format).mul_(_WINDOW))
     return spectra  # (channels, frames, N) -> (frames, channels, BINS)
 
 
@@ -72,7 +71,7 @@ class InverseStft:
 
     def __call__(self, spectra: Tensor) -> Iterator[Block]:
         """Spectra ``(frames, channels, BINS)`` to audio ``(samples, channels)`` that no later frame changes."""
-        for part in spectra.split(_INVERSE_FRAMES):
+        for part in torch.split(spectra, _INVERSE_FRAMES):
             frames = torch.fft.irfft(part, n=N_FFT).numpy()
             done = len(frames) * HOP_SAMPLES
             self._sums = np.pad(self._sums, ((0, 0), (0, done)))
@@ -82,7 +81,7 @@ class InverseStft:
             self._sums, self._energies = self._sums[:, done:].copy(), self._energies[done:].copy()
 
     def rest(self) -> Block:
-        """The last samples; they run past the end of the track by up to one window, which the caller, who knows its length, cuts."""
+        """The last samples. They run past the end of the track by up to one window; the caller, who knows its length, cuts."""
         return self._finished(_TAIL)
 
     def _finished(self, samples: int) -> Block:
@@ -93,11 +92,10 @@ class InverseStft:
         return audio
 
 
-_jit: Any = numba.njit
 _SETTINGS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": True}
 
 
-@_jit("void(complex64[:,:,::1], float32[:,:,::1])", **_SETTINGS)
+@numba.njit("void(complex64[:,:,::1], float32[:,:,::1])", **_SETTINGS)
 def _magnitudes(spectra, loudness):  # type: ignore[no-untyped-def]
     for t in range(spectra.shape[0]):
         for c in range(spectra.shape[1]):
@@ -106,7 +104,7 @@ def _magnitudes(spectra, loudness):  # type: ignore[no-untyped-def]
                 loudness[t, c, f] = np.sqrt(z.real * z.real + z.imag * z.imag)
 
 
-@_jit("void(float32[:,:,::1], float32[::1], float32[:,::1], float32[::1])", **_SETTINGS)
+@numba.njit("void(float32[:,:,::1], float32[::1], float32[:,::1], float32[::1])", **_SETTINGS)
 def _overlap_add(frames, window, sums, energies):  # type: ignore[no-untyped-def]
     """Add windowed frames (frames, channels, N_FFT) to sums (channels, samples), and the window's power to the energies."""
     for t in range(frames.shape[0]):
@@ -118,7 +116,7 @@ def _overlap_add(frames, window, sums, energies):  # type: ignore[no-untyped-def
             energies[first + n] += window[n] * window[n]
 
 
-@_jit("void(float32[:,:], float32[:], float32[:,::1])", **_SETTINGS)
+@numba.njit("void(float32[:,:], float32[:], float32[:,::1])", **_SETTINGS)
 def _divided(sums, energies, audio):  # type: ignore[no-untyped-def]
     for n in range(len(energies)):
         energy = max(energies[n], np.float32(1e-11))

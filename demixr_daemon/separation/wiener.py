@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import Executor
-from typing import Any
 
 import numba
 import numpy as np
@@ -52,10 +51,9 @@ def wiener(
     return targets
 
 
-_jit: Any = numba.njit
 
 
-@_jit("float64(complex64[:,:,::1])", cache=True, nogil=True, fastmath=True)
+@numba.njit("float64(complex64[:,:,::1])", cache=True, nogil=True, fastmath=True)
 def _largest_power(x):  # type: ignore[no-untyped-def]
     largest = np.float32(0.0)
     for t in range(x.shape[0]):
@@ -66,7 +64,7 @@ def _largest_power(x):  # type: ignore[no-untyped-def]
     return largest
 
 
-@_jit("void(complex64[:,:,:,::1], complex64[:,:,::1], float64, intp)", cache=True, nogil=True, error_model="numpy")
+@numba.njit("void(complex64[:,:,:,::1], complex64[:,:,::1], float64, intp)", cache=True, nogil=True, error_model="numpy")
 def _em_step(y, x, power_scale, first):  # type: ignore[no-untyped-def]
     """One EM step on the targets ``y`` (targets, frames, 2, bins), in place; ``x`` is the mixture (frames, 2, bins).
 

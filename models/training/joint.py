@@ -16,6 +16,7 @@ from models.training.songs import RATE_HZ, TARGETS
 
 BANDWIDTH_HZ = 16000
 MAX_BIN = BANDWIDTH_HZ * N_FFT // RATE_HZ + 1  # bins the networks look at; they estimate all
+CARRIED_SHARE = 0.7  # of the mixtures that begin in a state left by others
 TRUNK = ("fc1", "bn1", "lstm", "fc2", "bn2", "input_mean", "input_scale")
 
 
@@ -30,6 +31,7 @@ class JointNetworks(nn.Module):
         super().__init__()
         self.hidden_size = hidden_size
         self.tied = False
+        self._states: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.nets = nn.ModuleDict()
         for target in TARGETS:
             net = network(hidden_size, max_bin=MAX_BIN, input_mean=input_mean, input_scale=input_scale)
@@ -59,22 +61,39 @@ class JointNetworks(nn.Module):
     def forward(self, mixture: torch.Tensor, judged: slice = slice(None)) -> dict[str, torch.Tensor]:
         """Magnitudes ``(batch, 2, bins, frames)`` to one such tensor per target, of the ``judged`` frames."""
         by_frame = mixture.permute(3, 0, 1, 2)
-        features = {target: _trunk(self.nets[target], by_frame) for target in (TARGETS[:1] if self.tied else TARGETS)}
+        features = {target: self._trunk(target, by_frame) for target in (TARGETS[:1] if self.tied else TARGETS)}
         return {
             target: _head(self.nets[target], features.get(target, features[TARGETS[0]])[judged], by_frame[judged])
             for target in TARGETS
         }
 
+    def _trunk(self, target: str, by_frame: torch.Tensor) -> torch.Tensor:
+        """Magnitudes ``(frames, batch, 2, bins)`` to features ``(frames, batch, hidden)``, as in ``OpenUnmix.forward``.
 
-def _trunk(net: Any, by_frame: torch.Tensor) -> torch.Tensor:
-    """Magnitudes ``(frames, batch, 2, bins)`` to features ``(frames, batch, hidden)``, as in ``OpenUnmix.forward``."""
-    frames, batch, channels, _ = by_frame.shape
-    x = (by_frame[..., : net.nb_bins] + net.input_mean) * net.input_scale
-    x = net.bn1(net.fc1(x.reshape(-1, channels * net.nb_bins)))
-    x = torch.tanh(x.reshape(frames, batch, net.hidden_size))
-    x = torch.cat([x, net.lstm(x)[0]], -1)
-    x = net.bn2(net.fc2(x.reshape(-1, x.shape[-1])))
-    return torch.relu(x).reshape(frames, batch, net.hidden_size)
+        While training, most mixtures begin in the state that other music, often minutes of it, has left behind. From
+        silence alone a network never learns to come back from such states, in which whole songs put it.
+        """
+        net: Any = self.nets[target]
+        frames, batch, channels, _ = by_frame.shape
+        x = (by_frame[..., : net.nb_bins] + net.input_mean) * net.input_scale
+        x = net.bn1(net.fc1(x.reshape(-1, channels * net.nb_bins)))
+        x = torch.tanh(x.reshape(frames, batch, net.hidden_size))
+        given, left = net.lstm(x, self._begin(target, batch) if self.training else None)
+        if self.training:
+            self._states[target] = (left[0].detach(), left[1].detach())
+        x = torch.cat([x, given], -1)
+        x = net.bn2(net.fc2(x.reshape(-1, x.shape[-1])))
+        return torch.relu(x).reshape(frames, batch, net.hidden_size)
+
+    def _begin(self, target: str, batch: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """States in which to begin: silence, or what the last step left in another mixture."""
+        states = self._states.get(target)
+        if states is None or states[0].shape[1] != batch:
+            return None
+        order = torch.randperm(batch, device=states[0].device)
+        kept = (torch.rand(batch, 1, device=states[0].device) < CARRIED_SHARE).to(states[0].dtype)
+        hidden, cell = (state[:, order] * kept for state in states)
+        return hidden, cell
 
 
 def _head(net: Any, hidden: torch.Tensor, by_frame: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,47 @@
+"""A generator that runs ahead of who reads it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+    """The same items, made in a thread of their own, up to ``depth`` before they are asked for.
+
+    What the thread raises is raised here. Closing the generator ends the thread after the item that it is at.
+    """
+    made: queue.Queue[T] = queue.Queue()
+    room = threading.Semaphore(depth)
+    end = object()
+    left = threading.Event()
+    failure: list[BaseException] = []
+
+    def make() -> None:
+        try:
+            for item in items:
+                made.put(item)
+                room.acquire()
+                if left.is_set():
+                    break
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            made.put(end)  # type: ignore[arg-type]
+
+    thread = threading.Thread(target=make, name="ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := made.get()) is not end:
+            room.release()
+            yield item
+        if failure:
+            raise failure[0]
+    finally:
+        left.set()
+        room.release()
+        thread.join()

@@ -623,7 +623,7 @@ def test_buffers_of_old_files_are_dropped(tmp_path: Path) -> None:
     assert set(load_target(tmp_path / "vocals.pth").state_dict()) == set(state)
 
 
-# The cache of TorchScript
+# The cache of quantized weights
 
 
 @pytest.fixture(scope="module")
@@ -740,12 +740,3 @@ def test_damaged_weights_are_refused_before_the_cache_is_asked(weights: Path, tm
     (folder / SUMS).write_text("".join(f"{'0' * 64}  {target}.pth\n" for target in TARGETS))
     with pytest.raises(ModelError, match=r"vocals\.pth: damaged weights of weights"):
         loading.load(ModelStore().find(str(folder)), cache=tmp_path / "cache")
-
-
-def test_threads_are_set_for_the_process(model: Model, tmp_path: Path) -> None:
-    before = torch.get_num_threads()
-    try:
-        loading.load(model, quantization="fp32", threads=1)
-        assert torch.get_num_threads() == 1
-    finally:
-        loading.load(model, quantization="fp32", threads=before)

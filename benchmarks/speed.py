@@ -242,17 +242,18 @@ def _networks(track: Path, name: str, threads: int) -> Result:
             net(upstream.clone())
 
     def ours() -> None:
+        encode = torch.inference_mode()(int8.Int8Network.encode)
+        separate = torch.inference_mode()(int8.Int8Network.separate)
         with ThreadPoolExecutor(torch.get_num_threads(), "", torch.set_num_threads, (1,)) as workers:
-            inference = torch.inference_mode()
-            blocks = (list(workers.map(inference(lambda net, part=part: net.encode(part)), small))
-                      for part in torch.split(loudness, 300))  # fmt: skip
+            parts = torch.split(loudness, 300)
+            blocks = (list(workers.map(encode, small, [part] * len(small))) for part in parts)
             start = 0
             for chunk in through_lstms(small, blocks, Grid(), workers):
                 for first in range(0, len(chunk), 300):
                     part = chunk[first : first + 300]
                     mixture = spectra[start : start + len(part)]
-                    jobs = zip(small, part.features, part.hidden, strict=True)
-                    list(workers.map(inference(lambda job, mixture=mixture: job[0].separate(job[1], job[2], mixture)), jobs))
+                    targets = torch.empty(len(small), *mixture.shape, dtype=mixture.dtype)
+                    list(workers.map(separate, small, part.features, part.hidden, [mixture] * len(small), targets))
                     start += len(part)
 
     # Every int8 weight is one multiplication a frame.

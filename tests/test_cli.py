@@ -410,7 +410,9 @@ def test_export_separates_with_torch_alone(demixr: Demixr, weights: Path, tmp_pa
     paths = [str(path) for path in (file, tmp_path / "audio", tmp_path / "stems")]
     subprocess.run([sys.executable, "-W", "ignore", "-c", _APART, *paths], check=True, timeout=300, cwd=tmp_path)
     stems = torch.load(tmp_path / "stems").numpy()
-    nets = loading.targets(ModelStore().find(str(weights)), int8=quantization == "int8")
+    nets = loading.targets(ModelStore().find(str(weights)))
+    if quantization == "int8":
+        nets = {target: openunmix.quantized(net) for target, net in nets.items()}
     with torch.inference_mode():
         expected = openunmix.reference(nets)(audio).numpy()
     assert stems.shape == (1, 4, 2, audio.shape[2])

@@ -152,16 +152,14 @@ class Int8Network:
             lstm.run(gates.numpy(), direction.recurrent, direction.scales, hidden, cell, given[part], reverse)
         return hidden, cell
 
-    def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor) -> Tensor:
+    def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor, target: Tensor) -> None:
         """See :meth:`~demixr_daemon.separation.networks.Network.separate`."""
         x = self._fc2(torch.cat([features, hidden], 1))
         rounded = torch.empty(x.shape, dtype=torch.uint8)
         steps = np.empty(len(x), np.float32)
         _round_rows(x.numpy(), rounded.numpy(), steps)
         masks = self._fc3(rounded).view(mixture.shape)
-        target = torch.empty_like(mixture)
         _masked(masks.numpy(), steps, self._fc3_bias.reshape(2, BINS), mixture.numpy(), target.numpy())
-        return target
 
 
 def _direction(state: State, name: str) -> _Direction:

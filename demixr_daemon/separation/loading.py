@@ -59,14 +59,16 @@ def load(
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc reuse large buffers instead of handing each back to the system.
+    """Let glibc reuse large buffers, whichever thread takes them, instead of handing each back to the system.
 
-    Every chunk frees and takes the same tens of megabytes; mapping them anew costs a quarter of the time in page faults, and
-    leaves the heap in pieces that let the peak creep up with the length of the track.
+    Every window frees and takes the same tens of megabytes; mapping them anew costs a quarter of the time in page faults, and
+    leaves the heap in pieces that let the peak creep up with the length of the track. A heap for each thread keeps what the
+    others could use.
     """
-    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+    mmap_threshold, trim_threshold, arena_max = -3, -1, -8  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX of malloc.h
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
+        mallopt(arena_max, 1)
         mallopt(mmap_threshold, 1 << 30)
         mallopt(trim_threshold, 1 << 30)
 
@@ -81,7 +83,7 @@ def _cached_int8(model: Model, cache: Path) -> dict[str, int8.State]:
     path = cache / f"{model.sha256[:32]}-{code}-torch{torch.__version__}.pt"
     if _intact(path):
         with contextlib.suppress(RuntimeError):
-            cached: dict[str, int8.State] = torch.load(path, weights_only=True, mmap=True)
+            cached: dict[str, int8.State] = torch.load(path, weights_only=True)
             return cached
     states = {target: int8.quantize(net) for target, net in targets(model).items()}
     new = path.with_name(f".{path.name}.{os.getpid()}")

@@ -40,8 +40,13 @@ class Network(Protocol):
         :return: the state after the last frame; ``state`` itself is left alone.
         """
 
-    def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor) -> Tensor:
-        """What was encoded, what the last layer gave, and the mixture's spectra ``(frames, 2, BINS)``: the target's spectra."""
+    def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor, target: Tensor) -> None:
+        """Write the target's spectra ``(frames, 2, BINS)``.
+
+        :param features: what was encoded.
+        :param hidden: what the last layer gave.
+        :param mixture: the mixture's spectra, ``(frames, 2, BINS)``.
+        """
 
 
 class FloatNetwork:
@@ -76,12 +81,12 @@ class FloatNetwork:
             outputs[:, reverse * self._units : (reverse + 1) * self._units] = given.flip(0) if reverse else given
         return state
 
-    def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor) -> Tensor:
+    def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor, target: Tensor) -> None:
         """See :meth:`Network.separate`."""
         net = self._net
         x = torch.relu(net.bn2(net.fc2(torch.cat([features, hidden], 1))))
         mask = net.bn3(net.fc3(x)).view(-1, 2, BINS)
-        return torch.relu(mask * net.output_scale + net.output_mean) * mixture
+        torch.mul(torch.relu(mask * net.output_scale + net.output_mean), mixture, out=target)
 
 
 def _one_direction(lstm: nn.LSTM, suffix: str) -> nn.LSTM:

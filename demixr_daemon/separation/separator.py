@@ -115,8 +115,7 @@ class _Separation:
 
         @torch.inference_mode()
         def separate(index: int) -> None:
-            network = self._networks[index]
-            estimates[index] = network.separate(encoded.features[index], encoded.hidden[index], mixture)
+            self._networks[index].separate(encoded.features[index], encoded.hidden[index], mixture, estimates[index])
 
         list(self._workers.map(separate, range(len(self._networks))))
         separated = torch.from_numpy(

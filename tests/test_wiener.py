@@ -37,7 +37,11 @@ def ours(
     magnitudes: NDArray[np.float32], x: NDArray[np.complex64], iterations: int, *, residual: bool = False
 ) -> NDArray[np.complex64]:
     phase = np.where(x == 0, 1, x / np.maximum(np.abs(x), 1e-30))
-    return wiener((magnitudes * phase).astype(np.complex64), x, iterations, residual=residual)
+    separated = (magnitudes * phase).astype(np.complex64)
+    if residual:
+        separated = np.concatenate([separated, np.empty_like(separated[:1])])
+    wiener(separated, x, iterations, residual=residual)
+    return separated
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 2])
@@ -76,12 +80,16 @@ def test_targets_of_the_em_sum_to_the_mixture() -> None:
 
 def test_silence_stays_silent() -> None:
     x = np.zeros((5, 2, 130), np.complex64)
-    assert not np.any(wiener(np.zeros((4, 5, 2, 130), np.complex64), x, 1))
+    targets = np.zeros((4, 5, 2, 130), np.complex64)
+    wiener(targets, x, 1)
+    assert not np.any(targets)
 
 
 def test_workers_change_nothing() -> None:
     x = mixture(40, 30.0)
     targets = (x * np.random.default_rng(5).random((4, *x.shape), np.float32)).astype(np.complex64)
-    alone = wiener(targets.copy(), x, 2)
+    alone = targets.copy()
+    wiener(alone, x, 2)
     with ThreadPoolExecutor(3) as workers:
-        np.testing.assert_array_equal(wiener(targets, x, 2, workers=workers), alone)
+        wiener(targets, x, 2, workers=workers)
+    np.testing.assert_array_equal(targets, alone)

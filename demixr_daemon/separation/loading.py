@@ -69,8 +69,8 @@ def _keep_freed_memory() -> None:
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(arena_max, 1)
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, 1 << 30)
+        mallopt(mmap_threshold, 16 << 20)
+        mallopt(trim_threshold, 256 << 20)
 
 
 def targets(model: Model) -> dict[str, torch.nn.Module]:

@@ -23,7 +23,7 @@ from demixr_daemon.separation.chunks import Encoded, Grid, through_lstms
 from demixr_daemon.separation.decode import Block
 from demixr_daemon.separation.networks import Network
 from demixr_daemon.separation.openunmix import RATE_HZ
-from demixr_daemon.separation.stft import InverseStft, magnitudes, stft
+from demixr_daemon.separation.stft import BINS, InverseStft, magnitudes, stft
 from demixr_daemon.separation.wiener import WINDOW_FRAMES, wiener
 
 
@@ -88,6 +88,8 @@ class _Separation:
         self._workers = workers
         self._downmix = downmix
         self._inverses: list[InverseStft] = []
+        # The largest array by far, used again for every window.
+        self._targets = torch.empty(len(networks) + residual, WINDOW_FRAMES, 2, BINS, dtype=torch.complex64)
 
     def run(self, blocks: Iterable[Block], grid: Grid) -> Iterator[NDArray[np.float32]]:
         heard, again = itertools.tee(blocks)
@@ -111,16 +113,16 @@ class _Separation:
 
     def _window(self, spectra: Tensor, encoded: Encoded) -> Iterator[NDArray[np.float32]]:
         mixture = _stereo(spectra, self._downmix)
-        estimates = torch.empty(len(self._networks), *mixture.shape, dtype=mixture.dtype)
+        separated = self._targets[:, : len(mixture)]
+        if len(mixture) < WINDOW_FRAMES:
+            separated = separated.contiguous()
 
         @torch.inference_mode()
         def separate(index: int) -> None:
-            self._networks[index].separate(encoded.features[index], encoded.hidden[index], mixture, estimates[index])
+            self._networks[index].separate(encoded.features[index], encoded.hidden[index], mixture, separated[index])
 
         list(self._workers.map(separate, range(len(self._networks))))
-        separated = torch.from_numpy(
-            wiener(estimates.numpy(), mixture.numpy(), self._niter, residual=self._residual, workers=self._workers)
-        )
+        wiener(separated.numpy(), mixture.numpy(), self._niter, residual=self._residual, workers=self._workers)
         if spectra.shape[1] != 2:
             separated = _like(separated, spectra)
         if not self._inverses:

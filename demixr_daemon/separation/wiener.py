@@ -27,18 +27,19 @@ _BINS_A_TASK = 64
 
 def wiener(
     targets: Spectra, mixture: Spectra, iterations: int = 1, *, residual: bool = False, workers: Executor | None = None
-) -> Spectra:
-    """Separate one window.
+) -> None:
+    """Separate one window, in place.
 
-    :param targets: the networks' estimates with the mixture's phase, (targets, frames, 2, bins). Changed in place.
+    :param targets: the networks' estimates with the mixture's phase, (targets, frames, 2, bins).
     :param mixture: (frames, 2, bins).
     :param iterations: EM steps; 0 leaves the estimates as they are.
-    :param residual: add a target, last: what the estimates leave of the mixture.
+    :param residual: the last target has no estimate: it begins as what the others leave of the mixture.
     :param workers: share the work; the result does not depend on it.
-    :return: (targets, frames, 2, bins).
     """
     if residual:
-        targets = np.concatenate([targets, (mixture - targets.sum(axis=0))[None]])
+        targets[-1] = mixture
+        for target in targets[:-1]:
+            targets[-1] -= target
     if iterations:
         mixture = np.ascontiguousarray(mixture)
         scale = max(1.0, math.sqrt(_largest_power(mixture)) / _HEADROOM)
@@ -48,7 +49,6 @@ def wiener(
                 _em_step(targets, mixture, 1.0 / (scale * scale), first)
 
         list((workers.map if workers else map)(em, range(0, mixture.shape[2], _BINS_A_TASK)))
-    return targets
 
 
 

@@ -50,9 +50,9 @@ def _excerpt(song: Song, seconds: float) -> Song:
 def _separate(model: Model, song: Song, quantization: str, grid: Grid) -> tuple[Audio, float]:
     """All targets (samples, targets, 2), and the seconds it took."""
     backend = loading.load(model, quantization=quantization, grid=grid).backend
-    blocks = (song.mixture[start : start + _BLOCK_SAMPLES] for start in range(0, len(song.mixture), _BLOCK_SAMPLES))
+    blocks = [song.mixture[start : start + _BLOCK_SAMPLES] for start in range(0, len(song.mixture), _BLOCK_SAMPLES)]
     begun = time.perf_counter()
-    out = np.concatenate(list(backend.separate(blocks, _STEREO)))[: len(song.mixture)]
+    out = np.concatenate(list(backend.separate(blocks, blocks, _STEREO)))[: len(song.mixture)]
     return out, time.perf_counter() - begun
 
 

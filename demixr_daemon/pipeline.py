@@ -166,10 +166,11 @@ def _separated(track: Track, model: LoadedModel) -> Iterator[tuple[Block, Mappin
     waiting = _Queue(channels)
     back = Resampler(backend.rate_hz, track.rate_hz, count * channels)
 
-    def at_model_rate() -> Iterator[Block]:
+    def at_model_rate(seen: Callable[[Block], None] | None = None) -> Iterator[Block]:
         there = Resampler(track.rate_hz, backend.rate_hz, channels)
         for block in track.blocks():
-            waiting.put(block)
+            if seen:
+                seen(block)
             if len(resampled := there(block)):
                 yield resampled
         if len(resampled := there(np.empty((0, channels), np.float32), last=True)):
@@ -185,7 +186,8 @@ def _separated(track: Track, model: LoadedModel) -> Iterator[tuple[Block, Mappin
         by_target = estimates[: len(mixture)].reshape(-1, count, channels)
         return mixture, {target: by_target[:, index] for index, target in enumerate(backend.targets)}
 
-    for estimates in at_track_rate(backend.separate(at_model_rate(), downmix_matrix(track.layout))):
+    separated = backend.separate(at_model_rate(waiting.put), at_model_rate(), downmix_matrix(track.layout))
+    for estimates in at_track_rate(separated):
         if len(waiting) and len(estimates):
             yield paired(estimates)
     if rest := len(waiting):  # rounding of two rates against each other: a sample or so

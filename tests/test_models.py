@@ -159,7 +159,7 @@ def as_published(model: Model, mirror: Mirror) -> bool:
 
 def separated(loaded: LoadedModel, seconds: float = 0.3) -> NDArray[np.float32]:
     audio = made_mixture(seconds)
-    return np.concatenate(list(loaded.backend.separate([audio], np.eye(2, dtype=np.float32))))[: len(audio)]
+    return np.concatenate(list(loaded.backend.separate([audio], [audio], np.eye(2, dtype=np.float32))))[: len(audio)]
 
 
 # The catalogue

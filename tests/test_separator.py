@@ -22,8 +22,8 @@ STEREO = np.eye(2, dtype=np.float32)
 
 
 def run(backend: OpenUnmixBackend, audio: NDArray[np.float32], downmix: NDArray[np.float32] = STEREO, block: int = 10_000):
-    blocks = (audio[start : start + block] for start in range(0, len(audio), block))
-    return np.concatenate(list(backend.separate(blocks, downmix)))[: len(audio)]
+    blocks = [audio[start : start + block] for start in range(0, len(audio), block)]
+    return np.concatenate(list(backend.separate(blocks, blocks, downmix)))[: len(audio)]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ class Grid:
 
     chunk_frames: int = 4096
     """Frames that a chunk contributes."""
-    ahead_frames: int = 2048
+    ahead_frames: int = 6144
     """Frames behind the chunk that its backward direction hears first; ``benchmarks.quantization --ahead`` draws the curve."""
     offset_frames: int = 0
     """Length of a first, shorter chunk. Moves the grid; for measuring that it does not matter."""
@@ -43,6 +43,10 @@ class Encoded:
 
     def __getitem__(self, frames: slice) -> Encoded:
         return Encoded([part[frames] for part in self.features], [part[frames] for part in self.hidden])
+
+    def copy(self) -> Encoded:
+        """The same, in memory of its own."""
+        return Encoded([part.clone() for part in self.features], [part.clone() for part in self.hidden])
 
     def followed_by(self, other: Encoded) -> Encoded:
         """Both in one."""
@@ -109,6 +113,6 @@ class _Track:
                     heard = network.run(layer, True, x[frames:], None, None if last else given[frames:])
                 network.run(layer, True, x[:frames], heard, given[:frames])
             x = given
-        self.parts = [features[frames:]]
+        self.parts = [features[frames:].clone()]  # what is given away takes its memory with it
         return features[:frames], x
 

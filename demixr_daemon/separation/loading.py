@@ -69,7 +69,7 @@ def _keep_freed_memory() -> None:
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(arena_max, 1)
-        mallopt(mmap_threshold, 16 << 20)
+        mallopt(mmap_threshold, 4 << 20)
         mallopt(trim_threshold, 256 << 20)
 
 

@@ -1,15 +1,15 @@
 """Blocks in, stem blocks out: the streaming separator around the networks.
 
     audio → STFT → encode → LSTMs, chunk by chunk ─┐
-      └─ the same audio again, when its turn comes ┴→ STFT → masks → Wiener windows → inverse STFT → audio
+    the same audio, read again some minutes behind ┴→ STFT → masks → Wiener windows → inverse STFT → audio
 
-What waits for the LSTMs is what was encoded, and the audio: both are small beside spectra, which are computed twice instead.
+What waits for the LSTMs is what was encoded, a few kB a frame. Spectra and audio would be many times that: they are computed and
+read twice instead.
 Wiener windows are counted from the start of the track, as upstream does, wherever the chunks lie.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from demixr_daemon.errors import AudioError
 from demixr_daemon.separation.chunks import Encoded, Grid, through_lstms
 from demixr_daemon.separation.decode import Block
 from demixr_daemon.separation.networks import Network
@@ -38,10 +39,13 @@ class Backend(Protocol):
     def rate_hz(self) -> int:
         """The sampling rate it takes and gives."""
 
-    def separate(self, blocks: Iterable[Block], downmix: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    def separate(
+        self, audio: Iterable[Block], ahead: Iterable[Block], downmix: NDArray[np.float32]
+    ) -> Iterator[NDArray[np.float32]]:
         """Separate a stream.
 
-        :param blocks: (samples, channels) at ``rate_hz``.
+        :param audio: blocks (samples, channels) at ``rate_hz``.
+        :param ahead: the same audio once more, to be read some minutes ahead of the stems.
         :param downmix: (channels, 2), how these channels make stereo.
         :return: blocks (samples, targets, channels); together at least as many samples as came in.
         """
@@ -67,12 +71,17 @@ class OpenUnmixBackend:
         self._residual = "other" not in networks
         self.targets = (*networks, "other") if self._residual else tuple(networks)
 
-    def separate(self, blocks: Iterable[Block], downmix: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        """See :meth:`Backend.separate`."""
+    def separate(
+        self, audio: Iterable[Block], ahead: Iterable[Block], downmix: NDArray[np.float32]
+    ) -> Iterator[NDArray[np.float32]]:
+        """See :meth:`Backend.separate`.
+
+        :raises AudioError: ``audio`` ends before ``ahead``.
+        """
         # Each worker computes alone: the work is cut by target, and torch's own threads would only get in the way.
         with ThreadPoolExecutor(self._threads, "separate", torch.set_num_threads, (1,)) as workers:
             yield from _Separation(self._networks, self._niter, self._residual, workers, torch.from_numpy(downmix)).run(
-                blocks, self._grid
+                audio, ahead, self._grid
             )
 
 
@@ -91,13 +100,13 @@ class _Separation:
         # The largest array by far, used again for every window.
         self._targets = torch.empty(len(networks) + residual, WINDOW_FRAMES, 2, BINS, dtype=torch.complex64)
 
-    def run(self, blocks: Iterable[Block], grid: Grid) -> Iterator[NDArray[np.float32]]:
-        heard, again = itertools.tee(blocks)
-        spectra = stft(torch.from_numpy(block).T for block in heard)
+    def run(self, audio: Iterable[Block], ahead: Iterable[Block], grid: Grid) -> Iterator[NDArray[np.float32]]:
+        spectra = stft(torch.from_numpy(block).T for block in ahead)
         encoded = through_lstms(self._networks, map(self._encode, spectra), grid, self._workers)
-        waiting = _Frames(stft(torch.from_numpy(block).T for block in again))
+        waiting = _Frames(stft(torch.from_numpy(block).T for block in audio))
         for window in _windows(encoded):
             yield from self._window(waiting.take(len(window)), window)
+            del window  # its chunk must be gone before the next one is made
         if self._inverses:
             yield np.stack([inverse.rest() for inverse in self._inverses], axis=1)
 
@@ -165,7 +174,8 @@ def _windows(chunks: Iterable[Encoded]) -> Iterator[Encoded]:
         whole = len(held) // WINDOW_FRAMES * WINDOW_FRAMES
         for start in range(0, whole, WINDOW_FRAMES):
             yield held[start : start + WINDOW_FRAMES]
-        rest = held[whole:]
+        rest = held[whole:].copy()
+        del chunk, held
     if rest:
         yield rest
 
@@ -178,9 +188,12 @@ class _Frames:
         self._held: list[Tensor] = []
 
     def take(self, frames: int) -> Tensor:
-        """The next ``frames``; they must be there."""
+        """The next ``frames``."""
         while sum(map(len, self._held)) < frames:
-            self._held.append(next(self._blocks))
+            block = next(self._blocks, None)
+            if block is None:
+                raise AudioError("the audio changed while it was separated; run again")
+            self._held.append(block)
         held = torch.cat(self._held)
         self._held = [held[frames:]]
         return held[:frames]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # it imports torch, which is slow: left to those who separate
 # What goes wrong with tags is told by exceptions; mediafile logs it besides.
 logging.getLogger("mediafile").addHandler(logging.NullHandler())
 
-_BLOCKS_AHEAD = 4
+_BLOCKS_AHEAD = 2
 
 Progress = Callable[[int, int | None], None]
 """Called between chunks with the samples done and the samples in all, None where the file does not say."""
@@ -186,10 +186,13 @@ def _separated(track: Track, model: LoadedModel) -> Iterator[tuple[Block, Mappin
         by_target = estimates[: len(mixture)].reshape(-1, count, channels)
         return mixture, {target: by_target[:, index] for index, target in enumerate(backend.targets)}
 
-    separated = backend.separate(at_model_rate(waiting.put), at_model_rate(), downmix_matrix(track.layout))
+    audio = at_model_rate(waiting.put)
+    separated = backend.separate(audio, at_model_rate(), downmix_matrix(track.layout))
     for estimates in at_track_rate(separated):
         if len(waiting) and len(estimates):
             yield paired(estimates)
+    for _ in audio:  # what was too short to be seen at the model's rate
+        pass
     if rest := len(waiting):  # rounding of two rates against each other: a sample or so
         yield paired(np.zeros((rest, count * channels), np.float32))
 

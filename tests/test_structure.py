@@ -16,17 +16,18 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["beetsplug.demix", "demixr_daemon.cli", "demixr_daemon.__main__"],
     ["demixr_daemon.pipeline"],
-    ["demixr_daemon.separation", "demixr_daemon.stems", "demixr_daemon.library"],
+    ["demixr_daemon.separation", "demixr_daemon.stems", "demixr_daemon.library", "demixr_daemon.intake"],
     ["demixr_daemon.settings", "demixr_daemon.errors"],
 ]
 # The one module, or few, that may import a library.
 OWNERS = {
     "openunmix": {"demixr_daemon/separation/openunmix.py"},
     "soundfile": {"demixr_daemon/separation/decode.py", "demixr_daemon/separation/encode.py"},
-    "av": {"demixr_daemon/separation/decode.py", "demixr_daemon/separation/encode.py"},
+    "av": {"demixr_daemon/separation/decode.py", "demixr_daemon/separation/encode.py", "demixr_daemon/intake/kept.py"},
     "soxr": {"demixr_daemon/separation/channels.py"},
     "requests": {"demixr_daemon/separation/models.py"},
-    "mediafile": {"demixr_daemon/pipeline.py"},
+    "mediafile": {"demixr_daemon/pipeline.py", "demixr_daemon/intake/kept.py"},
+    "yt_dlp": {f"demixr_daemon/intake/{name}.py" for name in ("downloader", "playlists", "reasons", "session")},
     "beets": {"demixr_daemon/library.py", "demixr_daemon/cli.py", "beetsplug/demix.py"},
 }
 MODULES = sorted([*(ROOT / "demixr_daemon").rglob("*.py"), ROOT / "beetsplug" / "demix.py"])

@@ -28,7 +28,6 @@ from demixr_daemon.jobs.workflow import Workflows
 
 _log = logging.getLogger("demixr")
 _STEP_S = 0.5
-_STOP_S = 3.0
 
 
 @dataclass
@@ -126,9 +125,6 @@ class Daemon:
         _log.info("ends; what is unfinished goes on with the next start")
         self._watch.stop()
         self.stages.stop()
-        for thread in (threading.Thread(target=self.workflows.stop, daemon=True),):
-            thread.start()
-            thread.join(_STOP_S)
         logging.shutdown()
         os._exit(0)  # threads that wait for a child have nothing to say any more
 
@@ -173,8 +169,8 @@ def check(settings: Configuration) -> None:
     options = settings.daemon
     for key, folder in (("default", options.watch_default), ("singleton", options.watch_singleton)):
         if folder and (_inside(folder, settings.music) or _inside(settings.music, folder)):
-            raise SettingError(f"demix.daemon.watch.{key}: {shown(folder)} and the music folder {shown(settings.music)} are one in "
-                               "the other; watch a folder outside of it")  # fmt: skip
+            raise SettingError(f"demix.daemon.watch.{key}: {shown(folder)} and the music folder {shown(settings.music)} are "
+                               "one in the other; watch a folder outside of it")  # fmt: skip
     try:
         youtube.YoutubeSettings(**settings.youtube)
     except TypeError as error:

@@ -13,27 +13,25 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from beets import config, plugins
 from beets.dbcore.query import MatchQuery, PathQuery
 from beets.importer import DuplicateAction, ImportTask
-from beets.library import Item, Library
+from beets.library import Album, Item, Library
 from beets.ui import _open_library
 from beets.ui.commands.import_.session import TerminalImportSession
 from beets.util import prune_dirs
 
-from demixr_daemon import library, stems
+from demixr_daemon import library, staging, stems
 from demixr_daemon.configuration import Configuration
-from demixr_daemon.errors import AudioError, GoneError, OutputError, output_error, shown
+from demixr_daemon.errors import AudioError, GoneError, shown
 from demixr_daemon.intake import scan
-from demixr_daemon.separation.decode import open_track
 
 JOB_FIELD = "demixr_job"
 """The item field that says which job imported it."""
-_IMAGES = frozenset(".jpg .jpeg .png .gif .webp .bmp".split())
 _log = logging.getLogger("demixr.import")
 
 
@@ -94,24 +92,24 @@ class Importing:
         """
         source = Path(path)
         place = self._settings.staging / key / "import"
-        done = _read(place / "complete")
+        done = staging.read(place / "complete")
         if done is None:
             self._undo(place, key)
             if known := self._lib.items(PathQuery("path", os.fsencode(source))).get():
                 return {"items": [self._described(known)], "title": _title(known), "bad": [], "duplicates": True}
-            good, bad = _decoding(scan.tracks(source))
+            good, bad = staging.decoding(scan.tracks(source))
             if not good or (bad and patient):
                 raise AudioError(bad[0] if bad else f"{shown(source)}: no audio file there")
-            stats = {str(track): _mark(track) for track in good}
+            stats = {str(track): staging.mark(track) for track in good}
             place.mkdir(parents=True, exist_ok=True)
-            staged = self._stage(source, good, place / "files") if self._way or owned else source
-            if stats != {str(track): _mark(track) for track in good}:
+            staged = staging.stage(source, good, place / "files", self._way) if self._way or owned else source
+            if stats != {str(track): staging.mark(track) for track in good}:
                 raise AudioError(f"{shown(source)}: changes while it is imported")
             ids, duplicates = self._import(staged, place, key, singleton, fields)
             done = {"items": ids or duplicates, "bad": bad, "duplicates": not ids, "originals": stats if ids else {}}
-            _write(place / "complete", done)
+            staging.write(place / "complete", done)
         if self._way == "move":
-            _remove(source, done["originals"])
+            staging.remove(source, done["originals"])
         items = [item for number in done["items"] if (item := self._lib.get_item(number))]
         title = f"{items[0].albumartist or items[0].artist} - {items[0].album}" if len(items) > 1 else ""
         return {"items": [self._described(item) for item in items], "title": title or (_title(items[0]) if items else ""),
@@ -154,26 +152,6 @@ class Importing:
         """As another machine that shares the music folder can read it."""
         return str(path.relative_to(self._settings.music) if path.is_relative_to(self._settings.music) else path)
 
-    def _stage(self, source: Path, tracks: Sequence[Path], files: Path) -> Path:
-        """Copy what is to be imported, and the pictures beside it; what to import."""
-        pictures = [path for path in source.rglob("*") if path.suffix.lower() in _IMAGES] if source.is_dir() else []
-        target = files / source.name
-        try:
-            for path in [*tracks, *pictures]:
-                copy = target / path.relative_to(source)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                if self._way == "link":
-                    copy.symlink_to(path)
-                elif self._way == "hardlink":
-                    copy.hardlink_to(path)
-                else:
-                    shutil.copy2(path, copy)
-                    with open(copy, "rb") as file:
-                        os.fsync(file.fileno())
-        except OSError as error:
-            raise OutputError(str(output_error(error, files)).replace("the stems", "a copy")) from error
-        return target
-
     def _import(
         self, path: Path, place: Path, key: str, singleton: bool, fields: Mapping[str, Any]
     ) -> tuple[list[int], list[int]]:
@@ -200,9 +178,9 @@ class Importing:
             for line in (place / "moves").read_text("ascii").splitlines() if (place / "moves").exists() else []:
                 with contextlib.suppress(ValueError):  # the last line may be half a line
                     source, destination = map(Path, json.loads(line))
-                    if source.is_relative_to(place) and not source.exists() and destination.is_file():
-                        if not self._lib.items(PathQuery("path", os.fsencode(destination))).get():
-                            destination.unlink()
+                    moved = source.is_relative_to(place) and not source.exists() and destination.is_file()
+                    if moved and not self._lib.items(PathQuery("path", os.fsencode(destination))).get():
+                        destination.unlink()
                     prune_dirs(os.fsencode(destination.parent), os.fsencode(self._settings.music))
         shutil.rmtree(place)
 
@@ -218,7 +196,8 @@ class _Session(TerminalImportSession):
         action = super().get_duplicate_action(task, found_duplicates)
         if action is DuplicateAction.SKIP:
             for found in found_duplicates:
-                self.duplicates += [found.id] if isinstance(found, Item) else [item.id for item in found.items()]
+                items = [found] if isinstance(found, Item) else found.items()
+                self.duplicates += [item.id for item in items if item.id]
         return action
 
 
@@ -234,8 +213,8 @@ class _Hooks(plugins.BeetsPlugin):
         self._fields: Mapping[str, Any] = {}
         self.register_listener("import_task_created", self._mark)
         self.register_listener("before_item_moved", self._note)
-        self.register_listener("album_imported", lambda lib, album: self.imported.extend(item.id for item in album.items()))
-        self.register_listener("item_imported", lambda lib, item: self.imported.append(item.id))
+        self.register_listener("album_imported", self._album)
+        self.register_listener("item_imported", self._single)
 
     @contextlib.contextmanager
     def during(self, journal: Path, fields: Mapping[str, Any]) -> Iterator[None]:
@@ -250,6 +229,12 @@ class _Hooks(plugins.BeetsPlugin):
         for item in task.items or []:
             item.update(self._fields)
 
+    def _album(self, lib: Library, album: Album) -> None:
+        self.imported += [item.id for item in album.items() if item.id]
+
+    def _single(self, lib: Library, item: Item) -> None:
+        self.imported += [item.id] if item.id else []
+
     def _note(self, item: Item, source: bytes, destination: bytes) -> None:
         if self._journal:
             with open(self._journal, "a", encoding="ascii") as file:
@@ -258,54 +243,5 @@ class _Hooks(plugins.BeetsPlugin):
                 os.fsync(file.fileno())
 
 
-def _decoding(tracks: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The tracks that decode from beginning to end, and what is wrong with the others."""
-    good, bad = [], []
-    for track in tracks:
-        try:
-            for _ in open_track(track).blocks():
-                pass
-            good.append(track)
-        except AudioError as error:
-            bad.append(str(error))
-    return good, bad
-
-
 def _title(item: Item) -> str:
     return f"{item.artist} - {item.title}" if item.artist and item.title else item.filepath.name
-
-
-def _mark(track: Path) -> list[int]:
-    try:
-        stat = track.stat()
-    except OSError as error:
-        raise AudioError(f"{shown(track)}: {error.strerror}") from error
-    return [stat.st_size, stat.st_mtime_ns]
-
-
-def _remove(source: Path, originals: Mapping[str, list[int]]) -> None:
-    """Delete what was imported by moving, unless it has changed since, and the folders that are empty then."""
-    for name, mark in originals.items():
-        with contextlib.suppress(AudioError, OSError):
-            if _mark(Path(name)) == mark:
-                Path(name).unlink()
-    if source.is_dir():
-        for folder, _, _ in os.walk(source, topdown=False):
-            with contextlib.suppress(OSError):
-                Path(folder).rmdir()
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_text("ascii")))
-    except (OSError, ValueError):
-        return None
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    new = path.with_suffix(".new")
-    with open(new, "w", encoding="ascii") as file:
-        file.write(json.dumps(content))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

@@ -1,7 +1,7 @@
 """``python -m demixr_daemon.worker ROLE STATE_DIR [CONFIG]``: a process that does the daemon's work; lines of JSON in and out.
 
 Requests: ``{"do": "separate" | "import" | "find" | "record", ...}`` and ``{"do": "cancel"}``.
-Answers: any number of ``{"progress": 0..1 or null, ...}``, then ``{"result": {...}}`` or ``{"error": "...", "kind": "AudioError"}``.
+Answers: any number of ``{"progress": 0..1 or null, ...}``, then ``{"result": {...}}`` or ``{"error": ..., "kind": ...}``.
 The end of the input means that the daemon is gone: the process ends at once, and what it was doing is done again.
 """
 

@@ -10,11 +10,14 @@ from pathlib import Path
 
 from demixr_daemon import stems
 
-AUDIO = frozenset(
-    ".aac .aif .aifc .aiff .alac .ape .asf .dsf .flac .m4a .m4b .mp2 .mp3 .mpc .oga .ogg .opus .spx .tta .wav .wma .wv".split()
-)
+AUDIO = frozenset({
+    ".aac", ".aif", ".aifc", ".aiff", ".alac", ".ape", ".asf", ".dsf", ".flac", ".m4a", ".m4b", ".mp2", ".mp3", ".mpc", ".oga",
+    ".ogg", ".opus", ".spx", ".tta", ".wav", ".wma", ".wv",
+})  # fmt: skip
 """File names that end like this are tracks."""
-PARTIAL = frozenset(".aria2 .crdownload .download .filepart .opdownload .part .partial .tmp .!qb .!ut .ytdl".split())
+PARTIAL = frozenset({
+    ".aria2", ".crdownload", ".download", ".filepart", ".opdownload", ".part", ".partial", ".tmp", ".!qb", ".!ut", ".ytdl",
+})  # fmt: skip
 """File names that end like this are still being written, under a name that will change."""
 
 

@@ -107,8 +107,10 @@ class Child:
         if self._process is None or self._process.poll() is not None:
             self._answers = queue.Queue()
             self._outdated = False
-            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii",
-                                             start_new_session=True)  # fmt: skip
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii",
+                start_new_session=True,  # Ctrl-C is for the daemon alone
+            )  # fmt: skip
             threading.Thread(target=_listen, args=(self._process, self._answers), daemon=True).start()
         return self._process
 

@@ -75,8 +75,9 @@ class Ledger:
         self._turn(job, job.stage, delay_s, attempts=job.attempts + 1, reason=reason, **values)
 
     def end(
-        self, job: Job, state: str = "done", reason: str = "", also: Callable[[sa.Connection], None] | None = None, **values: Any
-    ) -> None:
+        self, job: Job, state: str = "done", reason: str = "", also: Callable[[sa.Connection], None] | None = None,
+        **values: Any,
+    ) -> None:  # fmt: skip
         """The job is done, failed or cancelled.
 
         :param also: what is to be written in the same transaction.

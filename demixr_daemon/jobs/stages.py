@@ -55,8 +55,9 @@ class Stages:
         """Do what a job's turn is about; whatever goes wrong is written down, and returns."""
         while True:
             try:
-                self._run(key, turn)
-                return
+                if not self._stopping.is_set():
+                    self._run(key, turn)
+                    return
             except JobsError as error:
                 _log.error("%s; tried again in %.0f s", error, _ROOM_S)
                 self._stopping.wait(_ROOM_S)
@@ -84,8 +85,11 @@ class Stages:
     def stop(self) -> None:
         """End what is running, without a word in the record: it begins anew with the next start."""
         self._stopping.set()
-        for thread in [threading.Thread(target=child.stop) for child in (self.library, self.separator)]:
-            thread.start()
+        ends = [threading.Thread(target=child.stop) for child in (self.library, self.separator)]
+        for end in ends:
+            end.start()
+        for end in ends:
+            end.join()
 
     def place(self, key: str) -> Path:
         """The folder of a job's downloads and copies."""

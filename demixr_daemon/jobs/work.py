@@ -20,6 +20,7 @@ from demixr_daemon.jobs.view import UNFINISHED, JobRow
 
 _COLUMNS = [jobs.c[name] for name in JobRow.__dataclass_fields__]
 _URL = re.compile(r"[a-z][a-z0-9+.-]*:(//|\S+:|[^/\\ ]+$)", re.IGNORECASE)  # https://..., ytsearch:...
+_STOPPED = ("failed", "cancelled")
 _BATCH = 500  # a transaction keeps other writers out for less than half a second
 
 
@@ -36,24 +37,24 @@ class Jobs:
         )
         if states:
             query = query.where(jobs.c.state.in_(states))
-        with self._reading() as connection:
+        with self.database.connection() as connection:
             return [JobRow(*row) for row in connection.execute(query.limit(limit))]
 
     def counts(self) -> dict[str, int]:
         """How many jobs there are, by state."""
-        with self._reading() as connection:
-            return {state: count for state, count in connection.execute(
-                sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state))}  # fmt: skip
+        with self.database.connection() as connection:
+            counted = connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state))
+            return {state: count for state, count in counted}  # noqa: C416 -- rows are no pairs to mypy
 
     def row(self, key: str) -> JobRow | None:
         """One job."""
-        with self._reading() as connection:
+        with self.database.connection() as connection:
             found = connection.execute(sa.select(*_COLUMNS).where(jobs.c.key == key)).first()
         return JobRow(*found) if found else None
 
     def unfinished(self) -> bool:
         """Whether there is anything to do."""
-        with self._reading() as connection:
+        with self.database.connection() as connection:
             return connection.execute(sa.select(jobs.c.key).where(jobs.c.state.in_(UNFINISHED)).limit(1)).first() is not None
 
     def add(self, sources: Sequence[str], *, hurried: bool = True) -> list[str]:
@@ -75,7 +76,7 @@ class Jobs:
         if not signature:
             raise AudioError(f"{shown(path)}: no audio file there; check the path")
         details = {"path": str(path), "singleton": singleton, "signature": signature}
-        with self._writing() as connection:
+        with self.database.transaction() as connection:
             busy = connection.execute(
                 sa.select(jobs.c.key).where(jobs.c.source == shown(path), jobs.c.state.in_(UNFINISHED))
             ).first()
@@ -86,7 +87,7 @@ class Jobs:
 
     def add_url(self, url: str, *, hurried: bool = False) -> str:
         """Download what is at a URL, import and separate it."""
-        with self._writing() as connection:
+        with self.database.transaction() as connection:
             return self.take(connection, f"url:{url}", "download", source=shown(url), title=shown(url), details={"url": url},
                              hurried=hurried)  # fmt: skip
 
@@ -101,7 +102,7 @@ class Jobs:
         suffix = f"-{_digest(json.dumps(options, sort_keys=True))[:8]}" if options else ""
         keys = []
         for batch in batches(item_ids, _BATCH):
-            with self._writing() as connection:
+            with self.database.transaction() as connection:
                 for item_id in batch:
                     key = f"item-{item_id}{suffix}"
                     keys.append(key)
@@ -111,7 +112,7 @@ class Jobs:
 
     def cancel(self, key: str) -> bool:
         """Stop a job; False if there is no such unfinished job. What is running stops within a chunk."""
-        with self._writing() as connection:
+        with self.database.transaction() as connection:
             row = connection.execute(sa.select(jobs).where(jobs.c.key == key, jobs.c.state.in_(UNFINISHED))).first()
             if row is None:
                 return False
@@ -123,8 +124,8 @@ class Jobs:
 
     def retry(self, key: str) -> bool:
         """Let a failed or cancelled job run again, from the stage it was at; False if there is no such job."""
-        with self._writing() as connection:
-            row = connection.execute(sa.select(jobs).where(jobs.c.key == key, jobs.c.state.in_(("failed", "cancelled")))).first()
+        with self.database.transaction() as connection:
+            row = connection.execute(sa.select(jobs).where(jobs.c.key == key, jobs.c.state.in_(_STOPPED))).first()
             if row is not None:
                 self.restart(connection, row, row.stage, HURRIED)
             return row is not None
@@ -133,13 +134,14 @@ class Jobs:
         """Forget finished jobs, but not that they were done; how many there were."""
         before = time.time() - older_than_s
         old = sa.select(jobs.c.key, jobs.c.turn).where(jobs.c.state.in_(("done", "cancelled")), jobs.c.updated <= before)
-        with self._reading() as connection:
+        with self.database.connection() as connection:
             rows = list(connection.execute(old))
         for batch in batches(rows, _BATCH):
-            with self._writing() as connection:
+            with self.database.transaction() as connection:
                 connection.execute(sa.delete(jobs).where(
                     jobs.c.key.in_([row.key for row in batch]), jobs.c.state.in_(("done", "cancelled"))))  # fmt: skip
-            self.database.client().delete_workflows([workflow_id(row.key, turn) for row in batch for turn in range(row.turn + 1)])
+            turns = [workflow_id(row.key, turn) for row in batch for turn in range(row.turn + 1)]
+            self.database.client().delete_workflows(turns)
         return len(rows)
 
     def take(self, connection: sa.Connection, identity: str, stage: str, *, hurried: bool, **values: Any) -> str:
@@ -148,9 +150,9 @@ class Jobs:
         if self.database.insert_new(connection, seen, {"identity": identity, "key": key, "added": time.time()}):
             self.put(connection, key, stage, hurried=hurried, **values)
             return key
-        key = connection.execute(sa.select(seen.c.key).where(seen.c.identity == identity)).scalar_one()
+        key = str(connection.execute(sa.select(seen.c.key).where(seen.c.identity == identity)).scalar_one())
         row = connection.execute(sa.select(jobs).where(jobs.c.key == key)).first()
-        if hurried and row is not None and row.state in ("failed", "cancelled"):
+        if hurried and row is not None and row.state in _STOPPED:
             self.restart(connection, row, row.stage, HURRIED)
         return key
 
@@ -177,12 +179,6 @@ class Jobs:
             stage=stage, state="waiting", reason="", progress=None, speed=None, left_s=None, attempts=0, turn=row.turn + 1,
             priority=priority, updated=time.time(), **values))  # fmt: skip
         self.database.enqueue(connection, row.key, row.turn + 1, stage, priority)
-
-    def _reading(self) -> Any:
-        return self.database.connection()
-
-    def _writing(self) -> Any:
-        return self.database.transaction()
 
 
 def is_url(source: str) -> bool:

@@ -92,8 +92,8 @@ class Workflows:
         given_up = client.list_workflows(status=list(_PARKED), load_input=False, load_output=False, limit=100)
         for status in given_up:
             key, _, turn = status.workflow_id.rpartition(".")
-            ledger.unheard(key, int(turn), f"the daemon died {MOST_STARTS} times while it did this; `demixr retry {key}` tries again"
-                           if status.status == _PARKED[0] else "an error of this program; see its log")  # fmt: skip
+            crashed = f"the daemon died {MOST_STARTS} times while it did this; `demixr retry {key}` tries again"
+            ledger.unheard(key, int(turn), crashed if status.status == _PARKED[0] else "an error of this program; see its log")
         if given_up:
             client.delete_workflows([status.workflow_id for status in given_up])
 
@@ -103,10 +103,6 @@ class Workflows:
             for name in self._here.dead():
                 _log.warning("worker %s is gone; its jobs are taken over", shown(name))
                 DBOS._recover_pending_workflows([name])
-
-    def stop(self) -> None:
-        """Hand out nothing more."""
-        DBOS.destroy(workflow_completion_timeout_sec=0)
 
 
 class _Presence:
@@ -133,8 +129,10 @@ class _Presence:
     def _hold(self) -> sa.Connection:
         try:
             connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            if not connection.execute(sa.text("SELECT pg_try_advisory_lock(hashtext(:name))"), {"name": _lock_name(self._name)}).scalar():
-                raise JobsError(f"a worker {shown(self._name)} is at work already; give this one another name: demix.daemon.worker")
+            lock = {"name": _lock_name(self._name)}
+            if not connection.execute(sa.text("SELECT pg_try_advisory_lock(hashtext(:name))"), lock).scalar():
+                raise JobsError(f"a worker {shown(self._name)} is at work already; give this one another name with "
+                                "demix.daemon.worker")  # fmt: skip
             return connection
         except sa.exc.SQLAlchemyError as error:
             raise self._database.error(error) from error

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import confuse
 import platformdirs
 from beets import IncludeLazyConfig
 
 from demixr_daemon.errors import SettingError, shown
-from demixr_daemon.separation.models import ModelStore
 from demixr_daemon.settings import DaemonOptions, Options, daemon_defaults, section_defaults
+
+if TYPE_CHECKING:
+    from demixr_daemon.separation.models import ModelStore
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Configuration:
 
     def store(self) -> ModelStore:
         """The models on this machine."""
+        from demixr_daemon.separation.models import ModelStore
+
         return ModelStore(self.models_dir, self.mirror)
 
 
@@ -54,11 +58,22 @@ def read(file: Path | None = None) -> Configuration:
     :raises SettingError: a value is wrong; the message names its key.
     """
     source = IncludeLazyConfig("beets", "beets")
+    if file and not file.is_file():
+        raise SettingError(f"{shown(file)}: no such configuration file")
     try:
         if file:
-            if not file.is_file():
-                raise SettingError(f"{shown(file)}: no such configuration file")
             source.set_file(str(file))
+    except confuse.ConfigError as error:
+        raise SettingError(f"configuration error: {' '.join(str(error).split())}") from error
+    return of(source, file)
+
+
+def of(source: confuse.ConfigView, file: Path | None = None) -> Configuration:
+    """What a configuration of beets says.
+
+    :raises SettingError: a value is wrong; the message names its key.
+    """
+    try:
         section = source["demix"]
         section.add(section_defaults())
         daemon = section["daemon"]

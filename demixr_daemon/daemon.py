@@ -22,7 +22,9 @@ from demixr_daemon.intake.queue_file import QueueFile
 from demixr_daemon.intake.scan import Inbox
 from demixr_daemon.intake.watch import Watch
 from demixr_daemon.jobs.database import Database
+from demixr_daemon.jobs.ledger import Ledger
 from demixr_daemon.jobs.stages import Stages
+from demixr_daemon.jobs.turns import Turns
 from demixr_daemon.jobs.work import Jobs
 from demixr_daemon.jobs.workflow import Workflows
 
@@ -59,8 +61,9 @@ class Daemon:
         self.settings = settings
         self.database = Database(settings.daemon.jobs_url, settings.state_dir)
         self.work = Jobs(self.database)
-        self.stages = Stages(settings, self.work)
-        self.workflows = Workflows(self.database, settings.daemon, settings.state_dir, self.stages.run)
+        self.stages = Stages(settings, Ledger(self.work))
+        self.turns = Turns(self.stages)
+        self.workflows = Workflows(self.database, settings.daemon, settings.state_dir, self.turns.run)
         self._watch = Watch([])
         self._queue_file: QueueFile | None = None
         self._stop, self._reload = threading.Event(), threading.Event()
@@ -70,7 +73,7 @@ class Daemon:
             Chore(5.0, self.workflows.take_over),
             Chore(10.0, self._let_children_go),
             Chore(30.0, lambda: self.workflows.park(self.stages.ledger)),
-            Chore(60.0, self.stages.sweep),
+            Chore(60.0, self.turns.sweep),
             Chore(3600.0, self._prune),
         ]
 
@@ -124,7 +127,7 @@ class Daemon:
         """End the process; what is running begins anew with the next start."""
         _log.info("ends; what is unfinished goes on with the next start")
         self._watch.stop()
-        self.stages.stop()
+        self.turns.stop()
         logging.shutdown()
         os._exit(0)  # threads that wait for a child have nothing to say any more
 

@@ -69,9 +69,9 @@ def mark(track: Path) -> list[int]:
 
 def remove(source: Path, originals: Mapping[str, list[int]]) -> None:
     """Delete what was imported by moving, unless it has changed since, and the folders that are empty then."""
-    for name, mark in originals.items():
+    for name, noted in originals.items():
         with contextlib.suppress(AudioError, OSError):
-            if mark(Path(name)) == mark:
+            if mark(Path(name)) == noted:
                 Path(name).unlink()
     if source.is_dir():
         for folder, _, _ in os.walk(source, topdown=False):

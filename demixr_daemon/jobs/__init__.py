@@ -5,6 +5,7 @@
     work       asking: add, separate, cancel, retry; looking: rows, counts; clearing away
     ledger     how a stage keeps the record of its job
     stages     what is done: download → import → separate → record
+    turns      how that goes, whatever the stage: room on the disk, errors, another try
     workflow   who does it when: dbos hands out the stages, and takes over those of a dead worker
     child      a process that does the work, seen from here
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,145 +14,43 @@ from typing import Any
 from demixr_daemon.configuration import Configuration
 from demixr_daemon.errors import (
     AudioError,
-    BusyError,
-    Cancelled,
-    CrashError,
     DemixrError,
-    GoneError,
-    JobsError,
-    LibraryError,
-    OutputError,
     shown,
 )
 from demixr_daemon.intake import scan, youtube
-from demixr_daemon.jobs.child import Child, RemoteError
+from demixr_daemon.jobs.child import Child
 from demixr_daemon.jobs.ledger import Job, Ledger, Watchful
-from demixr_daemon.jobs.view import UNFINISHED
-from demixr_daemon.jobs.work import Jobs, path_identity
+from demixr_daemon.jobs.work import path_identity
 
-_TRIES = 6
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 900.0
+TRIES = 6
+"""Of a stage, where it may help."""
 _LOOKUPS = 3  # of a track that is not where the library said
-_ROOM_S = 5.0  # between two looks whether there is room again
 _log = logging.getLogger("demixr.jobs")
 
 
 class Stages:
     """The work of one machine."""
 
-    def __init__(self, configuration: Configuration, work: Jobs) -> None:
+    def __init__(self, configuration: Configuration, ledger: Ledger) -> None:
         self.configuration = configuration
-        self.ledger = Ledger(work)
+        self.ledger = ledger
         self.library = Child("library", configuration.file, configuration.state_dir)
         self.separator = Child("separate", configuration.file, configuration.state_dir)
-        self._stopping = threading.Event()
-        self._at_work: set[str] = set()
-        self._bodies: dict[str, Callable[[Job, Watchful], None]] = {
+        self.bodies: dict[str, Callable[[Job, Watchful], None]] = {
             "download": self._download, "import": self._import, "separate": self._separate, "record": self._record,
         }  # fmt: skip
-
-    def run(self, key: str, turn: int) -> None:
-        """Do what a job's turn is about; whatever goes wrong is written down, and returns."""
-        while True:
-            try:
-                if not self._stopping.is_set():
-                    self._run(key, turn)
-                    return
-            except JobsError as error:
-                _log.error("%s; tried again in %.0f s", error, _ROOM_S)
-                self._stopping.wait(_ROOM_S)
-            if self._stopping.is_set():
-                threading.Event().wait()  # the process ends; this turn begins anew in the next
-
-    def _run(self, key: str, turn: int) -> None:
-        job = self.ledger.begin(key, turn)
-        if job is None:
-            return
-        watchful = Watchful(self.ledger, job, self._stopping.is_set)
-        self._at_work.add(key)
-        try:
-            self._wait_for_room(job, watchful)
-            self._bodies[job.stage](job, watchful)
-        except JobsError:
-            raise
-        except Exception as error:
-            if self._stopping.is_set():
-                threading.Event().wait()
-            self._went_wrong(job, error)
-        finally:
-            self._at_work.discard(key)
-
-    def stop(self) -> None:
-        """End what is running, without a word in the record: it begins anew with the next start."""
-        self._stopping.set()
-        ends = [threading.Thread(target=child.stop) for child in (self.library, self.separator)]
-        for end in ends:
-            end.start()
-        for end in ends:
-            end.join()
 
     def place(self, key: str) -> Path:
         """The folder of a job's downloads and copies."""
         return self.configuration.staging / key
 
-    def sweep(self) -> None:
-        """Delete the staging folders of jobs that are over."""
-        staging = self.configuration.staging
-        if staging.is_dir():
-            for place in list(staging.iterdir()):
-                row = self.ledger.work.row(place.name)
-                over = row is None or row.state not in UNFINISHED or row.stage in ("separate", "record")
-                if over and place.name not in self._at_work:
-                    self._tidy(place.name)
-
-    def _went_wrong(self, job: Job, error: Exception) -> None:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Cancelled):
-            _log.info("%s: cancelled", job.title)
-        elif isinstance(error, GoneError):
-            self.ledger.end(job, "cancelled", reason)
-        elif _helps_to_repeat(job, error):
-            delay_s = self._pause_s(job, error)
-            _log.warning("%s: %s; next try in %.0f s", job.title, reason, delay_s)
-            self.ledger.again(job, f"{reason}; next try at {time.strftime('%H:%M:%S', time.localtime(time.time() + delay_s))}",
-                              delay_s)  # fmt: skip
-            return
-        else:
-            if not isinstance(error, DemixrError):
-                _log.exception("%s: an error of this program", job.title)
-                reason = f"an error of this program: {type(error).__name__}: {reason}"
-            self.ledger.end(job, "failed", reason)
-            _log.error("%s: %s", job.title, reason)
-        self._tidy(job.key)
-
-    def _pause_s(self, job: Job, error: Exception) -> float:
-        if isinstance(error, AudioError):
-            return max(1.0, self.configuration.daemon.debounce_window)
-        return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 3.0**job.attempts)
-
-    def _tidy(self, key: str) -> None:
+    def tidy(self, key: str) -> None:
         """Leave nothing of a job's downloads and copies."""
         with contextlib.suppress(DemixrError, OSError):
             if (self.place(key) / "import").exists():  # of an import that did not come to its end, more is to be taken back
                 self.library.call({"do": "undo", "key": key})
             shutil.rmtree(self.place(key), ignore_errors=True)
             self.configuration.staging.rmdir()  # if it is empty
-
-    def _wait_for_room(self, job: Job, watchful: Watchful) -> None:
-        """While the disk is nearly full, work pauses."""
-        least = self.configuration.daemon.min_free_mb * 1_000_000
-        paused = False
-        while (free := _free(self.configuration.music)) < least:
-            watchful.check()
-            self.ledger.note(job, state="paused", reason=f"disk nearly full: {free / 1e6:.0f} MB are free in "
-                             f"{shown(self.configuration.music)}, {least / 1e6:.0f} are wanted (demix.daemon.min_free_mb); "
-                             "goes on by itself when there is room")  # fmt: skip
-            if not paused:
-                _log.warning("%s: pauses, the disk is nearly full", job.title)
-            paused = True
-            self._stopping.wait(_ROOM_S)
-        if paused:
-            self.ledger.note(job, state="running", reason="")
 
     def _download(self, job: Job, watchful: Watchful) -> None:
         settings = youtube.YoutubeSettings(**self.configuration.youtube)
@@ -197,10 +95,10 @@ class Stages:
         else:
             path = self.configuration.music / job.details["path"]
             if not job.details.get("owned"):
-                job = self._settled(job, path)
+                self._see_it_settled(job, path)
             found = self.library.call({
                 "do": "import", "path": str(path), "key": job.key, "singleton": job.details["singleton"],
-                "owned": job.details.get("owned", False), "patient": job.attempts + 1 < _TRIES,
+                "owned": job.details.get("owned", False), "patient": job.attempts + 1 < TRIES,
                 "fields": job.details.get("fields", {}),
             })  # fmt: skip
         items, bad = found["items"], found.get("bad", [])
@@ -211,9 +109,9 @@ class Stages:
             self.ledger.hand_over(job, "separate", title=shown(item["title"]), item_id=item["id"], details=_of(item, job))
         else:
             self._fan_out(job, items, shown(found["title"]), bad)
-        self._tidy(job.key)
+        self.tidy(job.key)
 
-    def _settled(self, job: Job, path: Path) -> Job:
+    def _see_it_settled(self, job: Job, path: Path) -> None:
         """Take note of what is imported, if it is not what was taken in at first.
 
         :raises AudioError: it changed a moment ago.
@@ -221,10 +119,8 @@ class Stages:
         signature = scan.signature(path)
         if signature and signature != job.details["signature"] and not (self.place(job.key) / "import").exists():
             self.ledger.claim(job, path_identity(path, signature))
-            self.ledger.again(job, f"{job.source}: still changes", self._pause_s(job, AudioError()),
-                              details=job.details | {"signature": signature})  # fmt: skip
-            raise Cancelled("it has another turn")
-        return job
+            self.ledger.note(job, details=json.dumps(job.details | {"signature": signature}))
+            raise AudioError(f"{job.source}: still changes")
 
     def _fan_out(self, job: Job, items: list[dict[str, Any]], title: str, bad: list[str]) -> None:
         """An album becomes a job for each of its tracks."""
@@ -304,21 +200,3 @@ def _of(item: dict[str, Any], job: Job) -> dict[str, Any]:
     """What the later stages want to know of a track."""
     kept = {key: value for key, value in job.details.items() if key in ("options", "lookups")}
     return kept | {"path": item["path"], "folder": item["folder"]}
-
-
-def _helps_to_repeat(job: Job, error: Exception) -> bool:
-    if isinstance(error, BusyError):
-        return True
-    if job.attempts + 1 >= _TRIES:
-        return False
-    if isinstance(error, AudioError):
-        return job.stage == "import"  # it may still be written
-    if isinstance(error, RemoteError):
-        return bool(error.details.get("retryable"))
-    return isinstance(error, (LibraryError, CrashError, OutputError)) or bool(getattr(error, "retryable", False))
-
-
-def _free(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

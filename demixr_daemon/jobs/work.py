@@ -77,11 +77,16 @@ class Jobs:
             raise AudioError(f"{shown(path)}: no audio file there; check the path")
         details = {"path": str(path), "singleton": singleton, "signature": signature}
         with self.database.transaction() as connection:
-            busy = connection.execute(
-                sa.select(jobs.c.key).where(jobs.c.source == shown(path), jobs.c.state.in_(UNFINISHED))
+            before = connection.execute(
+                sa.select(jobs).where(jobs.c.source == shown(path), jobs.c.state != "done").order_by(jobs.c.added.desc())
             ).first()
-            if busy:
-                return str(busy.key)
+            if before and before.state in UNFINISHED:
+                return str(before.key)
+            identity = {"identity": path_identity(path, signature), "key": before.key if before else "", "added": time.time()}
+            if before and self.database.insert_new(connection, seen, identity):  # it failed, and has changed since
+                self.restart(connection, before, "import", HURRIED if hurried else BULK, item_id=None,
+                             details=json.dumps(details))  # fmt: skip
+                return str(before.key)
             return self.take(connection, path_identity(path, signature), "import", source=shown(path), title=shown(path.name),
                              details=details, hurried=hurried)  # fmt: skip
 

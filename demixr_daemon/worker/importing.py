@@ -25,10 +25,11 @@ from beets.ui import _open_library
 from beets.ui.commands.import_.session import TerminalImportSession
 from beets.util import prune_dirs
 
-from demixr_daemon import library, staging, stems
+from demixr_daemon import library, stems
 from demixr_daemon.configuration import Configuration
 from demixr_daemon.errors import AudioError, GoneError, shown
 from demixr_daemon.intake import scan
+from demixr_daemon.worker import staging
 
 JOB_FIELD = "demixr_job"
 """The item field that says which job imported it."""

@@ -1,4 +1,4 @@
-"""``python -m demixr_daemon.worker ROLE STATE_DIR [CONFIG]``: a process that does the daemon's work; lines of JSON in and out.
+"""``python -m demixr_daemon.worker ROLE STATE_DIR [CONFIG]``: requests and answers are lines of JSON.
 
 Requests: ``{"do": "separate" | "import" | "find" | "record", ...}`` and ``{"do": "cancel"}``.
 Answers: any number of ``{"progress": 0..1 or null, ...}``, then ``{"result": {...}}`` or ``{"error": ..., "kind": ...}``.
@@ -91,11 +91,11 @@ def _alone(state_dir: Path, role: str) -> Any:
 
 def _worker(role: str, settings: configuration.Configuration) -> Role:
     if role == "separate":
-        from demixr_daemon.separating import Separating
+        from demixr_daemon.worker.separating import Separating
 
         return Separating(settings)
     if role == "library":
-        from demixr_daemon.importing import Importing
+        from demixr_daemon.worker.importing import Importing
 
         return Importing(settings)
     raise SystemExit(f"no such role: {role}")

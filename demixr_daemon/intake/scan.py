@@ -74,9 +74,11 @@ class Inbox:
         except OSError:  # not there yet, or a network mount that is gone for now
             return
         for entry in entries:
+            if entry.name.startswith("."):
+                continue
             if self.singleton and entry.is_dir():
                 yield from tracks(Path(entry.path))
-            elif not entry.name.startswith("."):
+            else:
                 yield Path(entry.path)
 
 

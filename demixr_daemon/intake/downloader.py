@@ -21,6 +21,7 @@ from typing import Any
 
 from yt_dlp.utils import sanitize_filename
 
+from demixr_daemon.errors import shown
 from demixr_daemon.intake.kept import Tags, keep
 from demixr_daemon.intake.playlists import expand
 from demixr_daemon.intake.reasons import explain
@@ -31,6 +32,7 @@ Say = Callable[[dict[str, Any]], None]
 
 PARTS = "parts"
 """The folder, inside a URL's own, of all that is not finished."""
+_SEVERAL = "is a playlist of several tracks; queue them one by one"
 _PROGRESS_S = 0.2  # between two reports
 _NAME_BYTES = 150  # of the title in a file name; file systems take 255, and the importer adds to it
 
@@ -57,7 +59,7 @@ def main() -> None:
                 answer = [asdict(entry) for entry in expand(task["url"], settings, warnings)]
         except Exception as error:  # a site's extractor can raise anything
             why = explain(error, task.get("url", "yt-dlp"), warnings)
-            say({"error": str(why), "retryable": why.retryable})
+            say({"error": shown(str(why)), "retryable": why.retryable})
         else:
             say({"answer": answer})
 
@@ -110,6 +112,8 @@ def _downloaded(url: str, settings: YoutubeSettings, say: Say, warnings: list[st
     with session(settings, warnings, outtmpl=names, restrictfilenames=True, writethumbnail=settings.thumbnail,
                  match_filter=unwanted, progress_hooks=[_Hook(url, settings, say)]) as opened:  # fmt: skip
         info: dict[str, Any] = opened.extract_info(url, download=True)
+    if "entries" in info:
+        raise DownloadError(f"{url}: {_SEVERAL}", retryable=False)
     if refused:
         raise refused[0]
     return info
@@ -117,7 +121,7 @@ def _downloaded(url: str, settings: YoutubeSettings, say: Say, warnings: list[st
 
 def _unwanted(info: dict[str, Any], settings: YoutubeSettings) -> str | None:
     if info.get("playlist_index") is not None:
-        return "is a playlist of several tracks; queue them one by one"
+        return _SEVERAL
     if info.get("is_live") or info.get("live_status") in ("is_live", "post_live"):
         return "is a live stream; add it again when it has ended and its recording is out"
     if info.get("live_status") == "is_upcoming":

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def _picture(path: Path) -> bytes:
             frame = next(container.decode(video=0)).reformat(format="yuvj420p")
         encoder: Any = av.CodecContext.create("mjpeg", "w")
         encoder.width, encoder.height, encoder.pix_fmt = frame.width, frame.height, "yuvj420p"
-        encoder.time_base, encoder.qmin, encoder.qmax = "1/25", 2, 4
+        encoder.time_base, encoder.qmin, encoder.qmax = Fraction(1, 25), 2, 4
         frame.pts = 0
         return b"".join(bytes(packet) for part in (frame, None) for packet in encoder.encode(part))
     return b""

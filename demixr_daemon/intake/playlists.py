@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from yt_dlp.extractor import gen_extractor_classes
+from yt_dlp.extractor import gen_extractor_classes, get_info_extractor
 
 from demixr_daemon.intake.session import session
 from demixr_daemon.intake.youtube import DownloadError, Entry, YoutubeSettings
@@ -61,4 +61,5 @@ def _site(url: str) -> Any:
 
 
 def _entry(info: dict[str, Any], url: str) -> Entry:
-    return Entry(url, info.get("title") or url, str(info.get("id") or url), info.get("extractor") or info.get("ie_key") or "")
+    site = get_info_extractor(info["ie_key"]) if info.get("ie_key") else _site(url)
+    return Entry(url, info.get("title") or url, str(info.get("id") or url), site.IE_NAME)

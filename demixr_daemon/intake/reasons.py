@@ -43,15 +43,16 @@ _REASONS = (
     _Reason(r"in your country|your location|geo.?restrict|not available from your", "it is not shown in this country",
             "look for another upload of it"),
     _Reason(r"drm", "it is protected against copying", "buy the file instead"),
-    _Reason(r"video unavailable|no longer available|been removed|removed by|been deleted|terminated|does not exist|not exist"
-            r"|not available|not found|no video", "it was removed, or never was there", "look for another upload of it"),
     _Reason(r"requested format is not available|invalid format", "no format of it fits", "change demix.daemon.youtube.format"),
     _Reason(r"ffmpeg (is not installed|not found|could not be found)|requires ffmpeg|postprocessing",
             "this format can only be taken with ffmpeg", "install ffmpeg, or change demix.daemon.youtube.format"),
     _Reason(r"impersonat|cloudflare", "the site wants a browser", "pip install 'yt-dlp[curl-cffi]'"),
-    _Reason(r"is not a valid url|invalid url|no host|unsupported url scheme|file:// urls", "it is no URL",
+    _Reason(r"is not a valid url|invalid (url|ipv6)|no host|unsupported url scheme|file:// urls", "it is no URL",
             "write one URL a line, https://…"),
+    _Reason(r"\[download\] got error", "the network failed", "check the address and the connection", retryable=True),
     _Reason(r"unsupported url", "yt-dlp finds no audio or video there", "give the URL of the page that plays it"),
+    _Reason(r"video unavailable|no longer available|been removed|removed by|been deleted|terminated|does not exist|not exist"
+            r"|not available|not found|no video", "it was removed, or never was there", "look for another upload of it"),
 )  # fmt: skip
 
 
@@ -95,6 +96,8 @@ def _meaning(chain: Sequence[BaseException]) -> tuple[str, str, bool]:
             case SyntaxError():  # of the format
                 return _named("invalid format")
     for error in chain:
+        if status := re.search(r"HTTP Error (\d{3}): ([\w ]*)", str(error)):
+            return _status(int(status[1]), status[2])
         for reason in _REASONS:
             if re.search(reason.says, str(error), re.I):
                 return f"{reason.why} ({_plain(error)})", reason.helps, reason.retryable

@@ -53,7 +53,7 @@ class Stages:
             self.configuration.staging.rmdir()  # if it is empty
 
     def _download(self, job: Job, watchful: Watchful) -> None:
-        settings = youtube.YoutubeSettings(**self.configuration.youtube)
+        settings = self.configuration.youtube
         details = job.details
         if "id" not in details:
             entries = youtube.expand(details["url"], settings, watchful)

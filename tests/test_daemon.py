@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from demixr_daemon.jobs.view import JobRow
-from tests.daemon_home import Home, home, row_of, status
+from tests.daemon_home import Home, row_of, status
 from tests.media_server import MediaServer, serving
-
-__all__ = ["home"]
 
 
 @pytest.fixture
@@ -38,7 +36,8 @@ def test_all_ways_in(home: Home, server: MediaServer) -> None:
     server.add("/shaky.flac", song_bytes(home, "Shaky", 2), kind="audio/flac", break_off=1)
     for number in (1, 2):
         server.add(f"/{number}.flac", song_bytes(home, f"Listed {number}", 2 + number), kind="audio/flac")
-    page = '<html><head><title>Both</title></head><body><audio src="/1.flac"></audio><audio src="/2.flac"></audio></body></html>'
+    players = "".join(f'<audio src="/{number}.flac"></audio>' for number in (1, 2))
+    page = f"<html><head><title>Both</title></head><body>{players}</body></html>"
     playlist = server.add("/list", page.encode(), kind="text/html")
     home.song(home.singles / "before.flac", "Before", seed=5)  # it came while the daemon was off
     broken = home.singles / "broken.flac"

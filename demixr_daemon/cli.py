@@ -15,6 +15,7 @@ from beets import IncludeLazyConfig
 from tqdm import tqdm
 
 from demixr_daemon.errors import DemixrError, LicenceError, ModelError, SettingError, output_error, shown
+from demixr_daemon.evaluation import command as evaluation
 from demixr_daemon.separation.models import ModelStore, Offer, Report
 from demixr_daemon.settings import section_defaults
 
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     remove = actions.add_parser("remove", help="delete a downloaded model")
     remove.add_argument("model")
     remove.set_defaults(run=_remove)
+    evaluation.add_parser(commands, _store)
     return parser
 
 

@@ -46,7 +46,7 @@ def boxes(songs: Sequence[SongReport], path: Path) -> None:
         kinds.append("BSS Eval v4 SDR")
     systems = systems_of(songs)
     figure = _figure(6.4 * len(kinds), 4.4)
-    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds, strict=True):
         colours = iter(_COLOURS * len(systems))
         for index, system in enumerate(systems):
             colour = _QUIET if system == "mixture" else next(colours)
@@ -58,9 +58,8 @@ def boxes(songs: Sequence[SongReport], path: Path) -> None:
         axes.set_ylabel(f"{kind}, dB")
         axes.grid(axis="y", color=_QUIET, alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    many = len(songs) > _FEW
-    figure.suptitle(f"{len(songs)} song{'s' * (len(songs) != 1)}: "
-                    + ("boxes are quartiles, lines medians" if many else "dots are songs, lines medians"))  # fmt: skip
+    figure.suptitle(f"{len(songs)} song{'s' * (len(songs) != 1)}: boxes are quartiles, dots songs, lines and numbers medians",
+                    fontsize=10)  # fmt: skip
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(systems)), frameon=False)
     _save(figure, path)
@@ -111,8 +110,8 @@ def spectrograms(song: Song, estimates: Mapping[str, Mapping[str, Block]], path:
                 axes.set_facecolor("black")
             else:
                 image = axes.imshow(
-                    _spectrogram(audio[part], song.rate_hz), origin="lower", aspect="auto", cmap="magma",
-                    vmin=top_db - _RANGE_DB, vmax=top_db, interpolation="bilinear",
+                    _spectrogram(audio[part], song.rate_hz) - top_db, origin="lower", aspect="auto", cmap="magma",
+                    vmin=-_RANGE_DB, vmax=0, interpolation="bilinear",
                     extent=(part.start / song.rate_hz, part.stop / song.rate_hz, 0, _ROWS),
                 )  # fmt: skip
             if target == targets[0]:
@@ -125,13 +124,13 @@ def spectrograms(song: Song, estimates: Mapping[str, Mapping[str, Block]], path:
     for axes in grid.ravel():
         axes.tick_params(labelsize=7)
     if image is not None:
-        figure.colorbar(image, ax=grid, shrink=0.6, label="dB", pad=0.01)
+        figure.colorbar(image, ax=grid, shrink=0.6, label="dB, against the loudest of the mixture", pad=0.01)
     figure.suptitle(shown(song.name))
     _save(figure, path)
 
 
 def _loudest(song: Song) -> slice:
-    """The twenty seconds in which the quietest of the true stems sounds most, so that there is something to see of each."""
+    """Twenty seconds in which the quietest of the true stems sounds most, so that there is something to see of each."""
     samples = min(len(song.mixture), round(_EXCERPT_S * song.rate_hz))
     starts = range(0, len(song.mixture) - samples + 1, song.rate_hz)
     if not song.references:
@@ -148,7 +147,7 @@ def _row_of(hz: float) -> float:
 
 def _spectrogram(audio: Block, rate_hz: int) -> NDArray[np.float64]:
     """Levels in dB as (rows, frames), rows evenly spaced in pitch."""
-    mono = np.pad(audio.mean(axis=1, dtype=np.float64), _WINDOW // 2)
+    mono = np.pad(audio.mean(axis=1, dtype=np.float64), _WINDOW // 2, "reflect" if len(audio) > _WINDOW else "constant")
     frames = np.lib.stride_tricks.sliding_window_view(mono, _WINDOW)[::_HOP] * np.hanning(_WINDOW)
     powers = np.square(np.abs(np.fft.rfft(frames, axis=1)))
     edges = _LOWEST_HZ * (_HIGHEST_HZ / _LOWEST_HZ) ** (np.arange(_ROWS + 1) / _ROWS) * _WINDOW / rate_hz

@@ -65,6 +65,8 @@ def rows(songs: Sequence[SongReport]) -> list[tuple[str, ...]]:
 def text(songs: Sequence[SongReport]) -> str:
     """The table as it is printed, with what was left out below it."""
     table = rows(songs)
+    if not any(row[4] for row in table[1:]):  # plain SDR only
+        table = [row[:4] for row in table]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     words = (0, 2)  # the other columns are numbers
     lines = ["  ".join(cell.ljust(width) if index in words else cell.rjust(width)
@@ -72,7 +74,8 @@ def text(songs: Sequence[SongReport]) -> str:
              for row in table]  # fmt: skip
     notes = [f"{song.name}: {target} is {why}, not scored" + _leaks(song, target)
              for song in songs for target, why in song.left_out.items()]  # fmt: skip
-    return "\n".join([*lines, "dB; medians over songs, of BSS Eval v4 over frames of a second first.", *notes])
+    unit = "dB; medians over songs" + (", of BSS Eval v4 over frames of a second first" if len(table[0]) > 4 else "")
+    return "\n".join([*lines, unit, *notes])
 
 
 def _leaks(song: SongReport, target: str) -> str:

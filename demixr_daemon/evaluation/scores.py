@@ -87,7 +87,7 @@ def bss_eval(references: Mapping[str, Block], estimates: Mapping[str, Block], ra
         )[:4]  # fmt: skip
         medians = np.nanmedian(np.stack(found), axis=2)  # (SDR ISR SIR SAR, targets)
     return {target: BssEval(*map(float, medians[:, index])) for index, target in enumerate(targets)
-            if np.isfinite(medians[:, index]).all()}  # fmt: skip
+            if not np.isnan(medians[:, index]).any()}  # fmt: skip
 
 
 def can_bss_eval() -> bool:

@@ -52,9 +52,9 @@ def falcon() -> Song:
     return Song("The Easton Ellises - Falcon 69", mixture, streams)
 
 
-def cc0_songs() -> Iterator[Song]:
-    """The CC0 songs, by name; none where they are not."""
-    for folder in sorted(path for path in MUSIC.glob("*") if path.is_dir()):
+def cc0_songs(name: str = "*") -> Iterator[Song]:
+    """The CC0 songs, or the one of that name; none where they are not."""
+    for folder in sorted(path for path in MUSIC.glob(name) if path.is_dir()):
         stems = {target: soundfile.read(folder / f"{target}.ogg", dtype="float32", always_2d=True)[0] for target in TARGETS}
         samples = max(map(len, stems.values()))
         stems = {target: np.pad(audio, ((0, samples - len(audio)), (0, 0))) for target, audio in stems.items()}

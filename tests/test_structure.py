@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each may import what stands on lower floors, and its own.
 FLOORS = [
-    ["beetsplug.demix", "demixr_daemon.cli", "demixr_daemon.__main__"],
+    ["beetsplug.demix", "demixr_daemon.cli", "demixr_daemon.__main__", "demixr_daemon.evaluation"],
     ["demixr_daemon.daemon"],
     ["demixr_daemon.jobs", "demixr_daemon.worker", "demixr_daemon.planning", "demixr_daemon.console"],
     ["demixr_daemon.pipeline", "demixr_daemon.following", "demixr_daemon.intake", "demixr_daemon.configuration"],
@@ -24,11 +24,13 @@ FLOORS = [
 # The one module, or few, that may import a library.
 OWNERS = {
     "openunmix": {"demixr_daemon/separation/openunmix.py"},
-    "soundfile": {"demixr_daemon/separation/decode.py", "demixr_daemon/separation/encode.py"},
+    "soundfile": {"demixr_daemon/separation/decode.py", "demixr_daemon/separation/encode.py",
+                  "demixr_daemon/evaluation/songs.py"},
     "av": {"demixr_daemon/separation/decode.py", "demixr_daemon/separation/encode.py", "demixr_daemon/intake/kept.py"},
     "soxr": {"demixr_daemon/separation/channels.py"},
     "requests": {"demixr_daemon/separation/models.py"},
     "mediafile": {"demixr_daemon/pipeline.py", "demixr_daemon/intake/kept.py"},
+    "matplotlib": {"demixr_daemon/evaluation/plots.py"},
     "yt_dlp": {f"demixr_daemon/intake/{name}.py" for name in ("downloader", "playlists", "reasons", "session")},
     "beets": {"beetsplug/demix.py", "demixr_daemon/library.py", "demixr_daemon/configuration.py", "demixr_daemon/following.py",
               "demixr_daemon/planning.py", "demixr_daemon/console.py", "demixr_daemon/worker/importing.py"},

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from demixr_daemon.cli import doctor, jobs, models, service
 from demixr_daemon.errors import DemixrError
+from demixr_daemon.evaluation import command as evaluation
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,4 +40,5 @@ def _parser() -> argparse.ArgumentParser:
     jobs.add_to(commands)
     doctor.add_to(commands)
     models.add_to(commands)
+    evaluation.add_parser(commands, models.store_of)
     return parser

@@ -42,13 +42,13 @@ def add_to(commands: Any) -> None:
     remove.set_defaults(run=_remove)
 
 
-def _store(arguments: argparse.Namespace) -> ModelStore:
+def store_of(arguments: argparse.Namespace) -> ModelStore:
     """The models, where the ``demix:`` section of the beets configuration says."""
     return configuration.read(arguments.config).store()
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    store = _store(arguments)
+    store = store_of(arguments)
     present = {model.name: model for model in store.present()}
     rows = [("NAME", "SIZE", "LICENCE", "", "WHAT IT IS")]
     for name in dict.fromkeys([*store.offers, *present]):
@@ -68,7 +68,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _download(arguments: argparse.Namespace) -> int:
-    store = _store(arguments)
+    store = store_of(arguments)
     offer = store.offers.get(arguments.model)
     accepted = arguments.accept_licence
     if offer and offer.files:
@@ -113,7 +113,7 @@ def _bars() -> Iterator[Report]:
 def _verify(arguments: argparse.Namespace) -> int:
     from demixr_daemon.separation import loading
 
-    store = _store(arguments)
+    store = store_of(arguments)
     failed = 0
     for name in arguments.model or [model.name for model in store.present()]:
         try:
@@ -132,7 +132,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     if not 0 <= arguments.niter <= 10:
         raise SettingError(f"--niter: {arguments.niter} is not from 0 to 10")
-    model = _store(arguments).find(arguments.model)
+    model = store_of(arguments).find(arguments.model)
     model.check()
     nets = loading.targets(model)
     if arguments.quantization == "int8":
@@ -154,7 +154,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    if not _store(arguments).remove(arguments.model):
+    if not store_of(arguments).remove(arguments.model):
         raise ModelError(f"model {arguments.model} is not among the downloaded ones; see `demixr models list`")
     print(f"{arguments.model} removed")
     return 0

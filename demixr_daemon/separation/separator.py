@@ -3,9 +3,9 @@
     audio → STFT → encode → LSTMs, chunk by chunk ─┐
     the same audio, read again some minutes behind ┴→ STFT → masks → Wiener windows → inverse STFT → audio
 
-What waits for the LSTMs is what was encoded, a few kB a frame. Spectra and audio would be many times that: they are computed and
-read twice instead.
-Wiener windows are counted from the start of the track, as upstream does, wherever the chunks lie.
+What waits for the LSTMs is what was encoded, a few kB a frame. Spectra and audio would be many times that: they are computed
+and read twice instead. Wiener windows are counted from the start of the track, as upstream does, wherever the
+chunks lie.
 """
 
 from __future__ import annotations

@@ -1,0 +1,110 @@
+"""The training recipe from end to end, at toy size: data, training, scores, export, and a track separated with the result."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from demixr_daemon.cli import main
+from demixr_daemon.pipeline import demix
+from demixr_daemon.separation.loading import load
+from demixr_daemon.separation.models import ModelStore
+from demixr_daemon.settings import TARGETS, Options
+from models.training.make_data import MMA_LIBRARY, SOUNDFONTS, SYLLABLES
+from tests.conftest import read
+from tests.made_song import RATE_HZ, made_song
+
+pytestmark = pytest.mark.heavy
+
+ROOT = Path(__file__).parent.parent
+CAN_PLAY = bool(shutil.which("mma") and shutil.which("fluidsynth") and find_spec("mido") and Path(MMA_LIBRARY).is_dir()
+                and any(Path(path).exists() for path in SOUNDFONTS if "LV2" not in path))  # fmt: skip
+CAN_SING = bool(find_spec("pyworld") and any(Path(path).is_dir() for path in SYLLABLES))
+
+
+def run(command: str, *arguments: object) -> str:
+    """``python -m models.training.COMMAND`` to its end; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"models.training.{command}", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
+        check=False, timeout=600, env=os.environ | {"PYTHONUTF8": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two made songs of some seconds, as MUSDB has them."""
+    root = tmp_path_factory.mktemp("songs")
+    for seed, name in enumerate(("first", "second")):
+        (root / name).mkdir()
+        for target, audio in made_song(8.0, seed=seed).items():
+            soundfile.write(root / name / f"{target}.flac", audio, RATE_HZ)
+    return root
+
+
+@pytest.mark.skipif(not CAN_PLAY, reason="mma, fluidsynth, mido or soundfonts are not installed")
+def test_bands_are_made_once_and_the_same_for_a_seed(tmp_path: Path) -> None:
+    arguments = ("--bands", 1, "--seconds", 8, "--seed", 3)
+    assert "band-0000 made" in run("make_data", tmp_path / "one", *arguments)
+    assert run("make_data", tmp_path / "one", *arguments) == ""
+    run("make_data", tmp_path / "two", *arguments)
+    for target in ("drums", "bass", "other"):
+        one, two = (read(tmp_path / made / "band-0000" / f"{target}.flac") for made in ("one", "two"))
+        assert np.array_equal(one, two)
+        assert len(one) == pytest.approx(8 * RATE_HZ, rel=0.01)
+
+
+@pytest.mark.skipif(not CAN_SING, reason="pyworld or the recorded syllables are not installed")
+def test_voices_are_made(tmp_path: Path) -> None:
+    assert "voice-0000 made" in run("make_data", tmp_path, "--voices", 1, "--seconds", 8)
+    assert np.abs(read(tmp_path / "voice-0000" / "vocals.flac")).max() > 0.01
+
+
+def test_from_songs_to_a_model_that_separates(songs: Path, tmp_path: Path, song: Callable[..., Path]) -> None:
+    roots = [songs]
+    if CAN_PLAY:
+        run("make_data", tmp_path / "made", "--bands", 1, "--seconds", 8)
+        roots.append(tmp_path / "made")
+    training = (*roots, "--held-out", "second", "--out", tmp_path / "run", "--hidden", 32, "--batch", 2, "--frames", 48,
+                "--remixes", 2, "--split-at", 0.5, "--threads", 1, "--log-every", 1)  # fmt: skip
+    first = run("train", *training, "--steps", 6)
+    assert "step 3: every target gets its own trunk" in first
+    second = run("train", *training, "--steps", 10)
+    assert "going on from step 6" in second
+    assert "step 10 " in second
+    assert "nan" not in first + second
+
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    told = run("evaluate", checkpoint, "--songs", songs / "second", "--no-falcon")
+    assert set(re.findall(r"second +(\w+) +SDR +-?\d+\.\d\d dB", told)) == set(TARGETS)
+
+    run("export", checkpoint, tmp_path / "toy")
+    model = ModelStore().find(str(tmp_path / "toy"))
+    assert tuple(model.weights) == TARGETS
+    track = song("track.flac", seconds=6.0)
+    for quantization in ("int8", "fp32"):
+        stems = demix(track, load(model, quantization=quantization), Options(quantization=quantization, bits="24"))
+        total = sum(read(stems.path(target)) for target in TARGETS)
+        assert np.abs(total - stems.gain * read(track)).max() < 1e-6
+        assert all(np.abs(read(stems.path(target))).max() > 1e-4 for target in TARGETS)
+
+
+def test_the_exported_model_is_scored_like_any_other(
+    songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("train", songs, "--out", tmp_path / "run", "--hidden", 32, "--batch", 2, "--frames", 48, "--steps", 2, "--threads", 1)
+    run("export", tmp_path / "run" / "checkpoint.pt", tmp_path / "toy", "--weights", "weights")
+    assert main(["evaluate", str(songs), "--model", str(tmp_path / "toy"), "--plain", "--quantization", "int8,fp32"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"toy {quantization}" in printed for quantization in ("int8", "fp32"))

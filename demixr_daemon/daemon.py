@@ -47,6 +47,8 @@ class Chore:
                 self.do()
             except (DemixrError, OSError) as error:
                 _log.error("%s", error)
+            except Exception:
+                _log.exception("an error of this program")
 
 
 class Daemon:

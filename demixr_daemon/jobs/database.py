@@ -121,11 +121,8 @@ class Database:
 
         :raises JobsError: the database cannot be used.
         """
-        try:
-            with self.engine.connect() as connection:
-                yield connection
-        except sa.exc.SQLAlchemyError as error:
-            raise self.error(error) from error
+        with self.usable(), self.engine.connect() as connection:
+            yield connection
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -133,11 +130,19 @@ class Database:
 
         :raises JobsError: the database cannot be used.
         """
+        with self.usable(), self.engine.begin() as connection:
+            if self.file:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # what is read now is so until the end
+            yield connection
+
+    @contextlib.contextmanager
+    def usable(self) -> Iterator[None]:
+        """Tell the user of what goes wrong with the database inside the block.
+
+        :raises JobsError: the database cannot be used.
+        """
         try:
-            with self.engine.begin() as connection:
-                if self.file:
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")  # what is read now is so until the end
-                yield connection
+            yield
         except sa.exc.SQLAlchemyError as error:
             raise self.error(error) from error
 
@@ -148,7 +153,7 @@ class Database:
 
             self._client = DBOSClient(
                 system_database_engine=self.engine, serializer=DBOSPortableJSONSerializer(), lazy=True,
-                dbos_system_schema=None if self.file else "dbos", application_name=APPLICATION,
+                dbos_system_schema=None if self.file else "dbos", application_name=APPLICATION, retry_connection_errors=False,
             )  # fmt: skip
         return self._client
 

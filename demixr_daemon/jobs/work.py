@@ -124,7 +124,8 @@ class Jobs:
             connection.execute(sa.update(jobs).where(jobs.c.key == key).values(
                 state="cancelled", reason="", progress=None, speed=None, left_s=None, updated=time.time()))  # fmt: skip
         if row.state == "waiting":
-            self.database.client().cancel_workflow(workflow_id(key, row.turn))
+            with self.database.usable():
+                self.database.client().cancel_workflow(workflow_id(key, row.turn))
         return True
 
     def retry(self, key: str) -> bool:
@@ -146,7 +147,8 @@ class Jobs:
                 connection.execute(sa.delete(jobs).where(
                     jobs.c.key.in_([row.key for row in batch]), jobs.c.state.in_(("done", "cancelled"))))  # fmt: skip
             turns = [workflow_id(row.key, turn) for row in batch for turn in range(row.turn + 1)]
-            self.database.client().delete_workflows(turns)
+            with self.database.usable():
+                self.database.client().delete_workflows(turns)
         return len(rows)
 
     def take(self, connection: sa.Connection, identity: str, stage: str, *, hurried: bool, **values: Any) -> str:

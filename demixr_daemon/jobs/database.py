@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from demixr_daemon.errors import JobsError, shown
 
@@ -174,8 +173,12 @@ class Database:
 
     def insert_new(self, connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> bool:
         """Insert a row; False if one of its primary key was there."""
-        dialect: Any = sqlite if self.file else postgresql
-        result = connection.execute(dialect.insert(table).values(values).on_conflict_do_nothing())
+        insert: Any
+        if self.file:
+            from sqlalchemy.dialects.sqlite import insert
+        else:
+            from sqlalchemy.dialects.postgresql import insert
+        result = connection.execute(insert(table).values(values).on_conflict_do_nothing())
         return bool(result.rowcount)
 
     def close(self) -> None:

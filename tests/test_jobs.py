@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from demixr_daemon.cli.jobs import table
 from demixr_daemon.errors import AudioError, Cancelled, CrashError, GoneError, JobsError
 from demixr_daemon.jobs.child import Child, RemoteError
 from demixr_daemon.jobs.database import BULK, HURRIED, Database, jobs
 from demixr_daemon.jobs.ledger import Job, Ledger, Watchful
+from demixr_daemon.jobs.view import JobRow
 from demixr_daemon.jobs.work import Jobs, is_url
 
 
@@ -282,6 +284,17 @@ def test_an_idle_child_is_let_go_and_comes_back(child: Child) -> None:
     assert not child.let_go(3600)
     assert child.let_go(0)
     assert child.call({"do": "say", "answer": {"result": {}}}) == {}
+
+
+def test_the_table_of_jobs() -> None:
+    running = JobRow("key-1", "a.flac", "Foo - A", "separate", "running", 0.25, 3.21, 61.4, "", 1, 0.0, 0.0)
+    failed = JobRow("key-2", "u", "Video", "download", "failed", None, None, None, "private: give cookies", None, 0.0, 0.0)
+    lines = table([running, failed], {"running": 1, "failed": 1, "waiting": 7}, 200)
+    assert lines[1].split() == ["key-1", "running", "separate", "25%", "3.2x", "0:01:01", "Foo", "-", "A"]
+    assert lines[3].strip() == "private: give cookies"
+    assert lines[4:] == ["... and 7 more", "7 waiting, 1 running, 1 failed"]
+    assert "#####---------------" in table([running], {"running": 1}, 200, bars=True)[1]
+    assert table([], {}, 80) == ["no jobs"]
 
 
 def test_rows_are_json(work: Jobs) -> None:

@@ -155,7 +155,7 @@ def _reference(track: Path, name: str, threads: int) -> Result:
     return {"job": clock[-1] - clock[0], "peak_mb": _peak_mb()} | result
 
 
-_STAGES = {
+_STAGES: dict[str, list[tuple[Any, str]]] = {
     "STFT": [(separator, "stft"), (separator, "magnitudes")],
     "encoders": [(int8.Int8Network, "encode")],
     "LSTMs": [(int8.Int8Network, "run")],

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import functools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,8 +26,10 @@ import numpy as np
 import soundfile
 import torch
 
+from benchmarks.memory import peak_mb
 from benchmarks.songs import cc0_songs, falcon
 from benchmarks.tables import table, write
+from benchmarks.weights import HIDDEN_SIZES, random_weights
 from demixr_daemon.separation import int8, loading, openunmix, separator
 from demixr_daemon.separation.chunks import Grid, through_lstms
 from demixr_daemon.separation.encode import StemWriter
@@ -36,8 +37,6 @@ from demixr_daemon.separation.models import ModelStore
 from demixr_daemon.separation.stft import InverseStft, magnitudes, stft
 from demixr_daemon.settings import TARGETS, Options
 
-_HIDDEN = {"umxhq": 512, "umxl": 1024}
-_MAX_BIN = 1487  # 16 kHz, as both were published
 _WARM_UP_S = 6.0
 Result = dict[str, Any]
 
@@ -56,8 +55,8 @@ def main() -> None:
     if options.work:
         print(json.dumps(_WORK[options.work](options.track, options.model, options.threads)))
         return
-    if options.random_weights and options.model not in _HIDDEN:
-        parser.error(f"--random-weights: for {' and '.join(_HIDDEN)}")
+    if options.random_weights and options.model not in HIDDEN_SIZES:
+        parser.error(f"--random-weights: for {' and '.join(HIDDEN_SIZES)}")
     with tempfile.TemporaryDirectory() as folder:
         track = Path(folder) / "track.flac"
         audio = next(cc0_songs(), falcon()).mixture
@@ -66,7 +65,7 @@ def main() -> None:
         soundfile.write(track, audio, 44100)
         model = options.model
         if options.random_weights:
-            model = str(_random_weights(Path(folder) / "weights", _HIDDEN[options.model]))
+            model = str(random_weights(Path(folder) / "weights", HIDDEN_SIZES[options.model]))
         results = defaultdict(list)
         for _ in range(options.runs):
             for work in _WORK:
@@ -75,14 +74,6 @@ def main() -> None:
                 answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
                 results[work].append(json.loads(answer.splitlines()[-1]))
     _report(options, {work: _medians(runs) for work, runs in results.items()})
-
-
-def _random_weights(folder: Path, hidden_size: int) -> Path:
-    folder.mkdir()
-    torch.manual_seed(0)
-    for target in TARGETS:
-        torch.save(openunmix.network(hidden_size, max_bin=_MAX_BIN).state_dict(), folder / f"{target}.pth")
-    return folder
 
 
 def _medians(runs: list[Result]) -> Result:
@@ -108,10 +99,6 @@ def _report(options: argparse.Namespace, results: dict[str, Result]) -> None:
     name = f"{options.model}, {'untrained weights' if options.random_weights else 'its weights'}"
     title = f"Speed: {name}, {options.seconds:g} s, FLAC to four FLAC files, medians of {options.runs}"
     write(f"speed-{Path(options.model).name}", title, whole, split, cpu, nets, f"ratio {reference['job'] / ours['job']:.2f}")
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 @torch.inference_mode()
@@ -152,7 +139,7 @@ def _reference(track: Path, name: str, threads: int) -> Result:
         for target, stem in zip(TARGETS, stems, strict=True):
             soundfile.write(Path(folder) / f"{target}.flac", stem.T, rate_hz)
     result["encode"] = tick()
-    return {"job": clock[-1] - clock[0], "peak_mb": _peak_mb()} | result
+    return {"job": clock[-1] - clock[0], "peak_mb": peak_mb()} | result
 
 
 _STAGES: dict[str, list[tuple[Any, str]]] = {
@@ -179,7 +166,7 @@ def _ours(track: Path, name: str, threads: int) -> Result:
         begun = time.perf_counter()
         demix(track, model, options, folder=Path(folder) / "stems")
         job = time.perf_counter() - begun
-        peak_mb = _peak_mb()
+        peak_mb = peak_mb()
         spent: dict[str, float] = defaultdict(float)
         with contextlib.ExitStack() as timed:
             for stage, places in _STAGES.items():

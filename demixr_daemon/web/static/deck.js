@@ -1,0 +1,381 @@
+// The player as it is seen: lanes with their faders, the ruler with its loop, the transport.
+import * as api from './api.js';
+import {$, $$, clock, cover, el, hue, icon, spoken, toast} from './dom.js';
+import {Mix, remember, remembered} from './mix.js';
+import {Waveforms} from './waveform.js';
+
+const NAMES = {vocals: 'Vocals', drums: 'Drums', bass: 'Bass', other: 'Other', mix: 'Track'};
+const title = (lane) => NAMES[lane] ?? lane;
+const ICONS = ['vocals', 'drums', 'bass', 'other', 'mix'];
+const LEAST_LOOP_S = 0.05;
+const DRAG_PX = 5;
+const TICKS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200];
+
+export const colourOf = (lane) => `var(--${ICONS.includes(lane) ? lane : 'other'})`;
+
+export class Deck {
+  constructor(player) {
+    this.player = player;
+    this.waveforms = new Waveforms();
+    this.levels = [];
+    player.addEventListener('state', () => this.moved());
+    player.addEventListener('loop', () => this.showLoop());
+    player.addEventListener('error', ({detail}) => this.broken(detail));
+    this.wireTransport();
+    this.wireRuler();
+    this.drawHero();
+    new ResizeObserver(() => this.drawTicks()).observe($('#ruler'));
+  }
+
+  // Show a track and make it ready to play; `settings`: {mix, speed, key, loop} of a link, or nothing.
+  async open(id, settings = {}, at = 0) {
+    const request = this.request = Symbol('open');
+    const about = await api.get(`tracks/${id}`);
+    if (request !== this.request) return false;
+    this.about = about;
+    this.mix = new Mix(about.lanes);
+    this.mix.read(settings.mix || remembered(about.id));
+    this.build();
+    await this.player.load(about);
+    if (request !== this.request) return false;
+    this.applyMix();
+    if (at) this.player.seek(at);
+    const limit = (sample) => Math.max(0, Math.min(about.samples, sample));
+    if (settings.loop?.length === 2) this.player.setLoop(settings.loop.map(limit));
+    await this.setTempo(settings.speed || 1, settings.key || 0);
+    this.moved();
+    this.waveforms.show(about, $$('.lane').map((lane) => $$('canvas', lane)), (lane) => getComputedStyle($$('.lane')[lane]).getPropertyValue('--c'))
+      .catch((error) => toast(error.message, 'bad'));
+    return true;
+  }
+
+  build() {
+    const {about} = this;
+    const by = [about.artist, about.album, about.year || null].filter(Boolean).join(' · ');
+    $('#hero').hidden = true;
+    $('#stage').hidden = false;
+    $('#now-title').textContent = about.title;
+    $('#now-artist').textContent = by;
+    $('#mini-title').textContent = about.title;
+    $('#mini-artist').textContent = about.artist;
+    $('#now-cover').replaceChildren(cover(`tracks/${about.id}`, about.album || about.title, 480));
+    $('#mini-cover').replaceChildren(cover(`tracks/${about.id}`, about.album || about.title));
+    $('#deck').style.setProperty('--glow', hue(about.album || about.title));
+    $('#total').textContent = clock(this.player.duration);
+    document.title = `${about.title} – ${about.artist || 'Demixr'}`;
+    $('#lane-list').replaceChildren(...about.lanes.map((lane, k) => this.lane(lane, k)));
+    this.meters = $$('.meter');
+    this.buildPresets();
+    this.buildDownloads();
+  }
+
+  lane(name, k) {
+    const set = this.mix.set[name];
+    const alone = this.about.lanes.length === 1;
+    const range = (kind, label, min, max, value, says) => {
+      const input = el('input', {type: 'range', class: kind, min, max, value, 'aria-label': `${title(name)} ${label}`, title: label});
+      const shown = () => { fillRange(input); input.setAttribute('aria-valuetext', says(Number(input.value))); };
+      input.addEventListener('input', () => { set_(Number(input.value)); shown(); });
+      input.addEventListener('dblclick', () => { input.value = kind === 'pan' ? 0 : 100; input.dispatchEvent(new Event('input')); });
+      const set_ = (v) => { this.mix.set[name][kind] = v / 100; this.mixChanged(false); };
+      shown();
+      return input;
+    };
+    const button = (kind, letter, label) => el('button', {class: kind, text: letter, 'aria-label': `${label} ${title(name)}`,
+      'aria-pressed': 'false', title: `${label} (${kind === 's' ? 'shift ' : ''}${k + 1})`, onclick: () => this.toggle(k, kind === 's')});
+    const node = el('section', {class: `lane${alone ? ' alone' : ''}`, data: {lane: name}, 'aria-label': title(name)},
+      el('div', {class: 'head'}, el('div', {class: 'meter'}),
+        el('h3', {}, icon(ICONS.includes(name) ? name : 'other'), title(name)),
+        alone ? el('span') : el('div', {class: 'ms'}, button('m', 'M', 'Mute'), button('s', 'S', 'Solo')),
+        el('div', {class: 'faders'},
+          range('volume', 'volume', 0, 150, Math.round(set.volume * 100), (v) => `${v} percent`),
+          range('pan', 'pan', -100, 100, Math.round(set.pan * 100), (v) => (v ? `${Math.abs(v)} percent ${v < 0 ? 'left' : 'right'}` : 'centre')))),
+      el('div', {class: 'wave'}, el('canvas', {class: 'dim', 'aria-hidden': 'true'}), el('canvas', {class: 'lit', 'aria-hidden': 'true'}), el('div', {class: 'looped', hidden: true})));
+    node.style.setProperty('--c', colourOf(name));
+    this.wireScrub($('.wave', node));
+    return node;
+  }
+
+  buildPresets() {
+    const {lanes} = this.about;
+    const presets = lanes.includes('vocals') && lanes.length > 1 ? [
+      ['Everything', lanes], ['No vocals', lanes.filter((lane) => lane !== 'vocals')], ['Vocals only', ['vocals']],
+      ...(lanes.includes('drums') && lanes.includes('bass') ? [['Drums and bass', ['drums', 'bass']], ['No drums', lanes.filter((lane) => lane !== 'drums')]] : []),
+    ] : [];
+    $('#presets').hidden = !presets.length;
+    $('#presets').replaceChildren(...presets.map(([name, wanted]) => {
+      const button = el('button', {text: name, 'aria-pressed': 'false', onclick: () => { this.mix.only(wanted); this.mixChanged(); }});
+      button.heard = wanted;
+      return button;
+    }));
+  }
+
+  buildDownloads() {
+    const {about} = this;
+    const link = (path, name, note, symbol, colour) => {
+      const a = el('a', {href: api.address(`tracks/${about.id}/download/${path}`), download: ''}, icon(symbol), name, note && el('small', {text: note}));
+      if (colour) a.style.setProperty('--c', colour);
+      return a;
+    };
+    const stems = about.lanes.filter((lane) => lane !== 'mix');
+    const without = new URLSearchParams([['vocals', '0,0'], ['name', 'instrumental']]);
+    this.mixLink = link('mix', 'This mix, as set', 'WAV', 'mix');
+    $('#download-list').replaceChildren(...[
+      ...stems.map((lane) => link(`stems/${lane}`, title(lane), '', ICONS.includes(lane) ? lane : 'other', colourOf(lane))),
+      stems.length && el('hr'),
+      stems.length > 1 && link('set', 'All stems', 'ZIP', 'split'),
+      about.derived.includes('instrumental') ? link('stems/instrumental', 'Instrumental', '', 'other')
+        : stems.includes('vocals') && stems.length > 1 && link(`mix?${without}`, 'Instrumental', 'WAV', 'other'),
+      stems.length ? this.mixLink : link('stems/mix', 'The track', '', 'mix'),
+    ].filter(Boolean));
+  }
+
+  toggle(k, solo) {
+    const lane = this.about?.lanes[k];
+    if (!lane || this.about.lanes.length < 2) return;
+    const set = this.mix.set[lane];
+    if (solo) set.solo = !set.solo; else set.mute = !set.mute;
+    this.mixChanged();
+  }
+
+  resetMix() { if (this.mix) { this.mix.reset(); this.mixChanged(); } }
+
+  mixChanged(everything = true) {
+    remember(this.about.id, this.mix.untouched ? '' : this.mix.toString());
+    this.applyMix(everything);
+  }
+
+  applyMix(everything = true) {
+    this.about.lanes.forEach((lane, k) => {
+      const set = this.mix.set[lane];
+      this.player.setFader(k, this.mix.matrix(lane));
+      const node = $$('.lane')[k];
+      node.classList.toggle('silent', !this.mix.audible(lane));
+      $('.m', node)?.setAttribute('aria-pressed', set.mute);
+      $('.s', node)?.setAttribute('aria-pressed', set.solo);
+      if (!everything) return;
+      for (const kind of ['volume', 'pan']) {
+        const input = $(`input.${kind}`, node);
+        input.value = Math.round(set[kind] * 100);
+        fillRange(input);
+      }
+    });
+    for (const button of $$('#presets button')) button.setAttribute('aria-pressed', this.mix.hears(button.heard));
+    this.mixLink.href = api.address(`tracks/${this.about.id}/download/mix?${this.mix.toQuery()}`);
+  }
+
+  // What a link says of all this.
+  link() {
+    const {loop, speed, semitones} = this.player;
+    const parts = new URLSearchParams({track: this.about.id});
+    if (!this.mix.untouched) parts.set('mix', this.mix.toString());
+    if (loop) parts.set('loop', loop.join('-'));
+    if (speed !== 1) parts.set('speed', speed);
+    if (semitones) parts.set('key', semitones);
+    return `#${parts}`;
+  }
+
+  async setTempo(speed, key) {
+    $('#speed').value = speed;
+    $('#key').value = key;
+    const [speedText, keyText] = [`${speed.toFixed(2)}×`, `${key > 0 ? '+' : key < 0 ? '−' : ''}${Math.abs(key)}`];
+    $('#speed-text').textContent = speedText;
+    $('#key-text').textContent = keyText;
+    $('#tempo-text').textContent = key ? `${speedText}  ${keyText}` : speedText;
+    $('#tempo').classList.toggle('changed', speed !== 1 || key !== 0);
+    for (const input of [$('#speed'), $('#key')]) fillRange(input);
+    try { await this.player.setTempo(speed, key); } catch (error) { toast(`speed and key cannot be changed here: ${error.message}`, 'bad'); }
+  }
+
+  wireTransport() {
+    const {player} = this;
+    $('#play').addEventListener('click', () => (player.about ? player.toggle() : document.dispatchEvent(new CustomEvent('play-first'))));
+    const tempo = () => this.setTempo(Number($('#speed').value), Number($('#key').value));
+    $('#speed').addEventListener('input', tempo);
+    $('#key').addEventListener('input', tempo);
+    $('#tempo-reset').addEventListener('click', () => this.setTempo(1, 0));
+    $('#volume').addEventListener('input', () => this.setVolume(Number($('#volume').value)));
+    $('#loop-a').addEventListener('click', () => this.mark(0));
+    $('#loop-b').addEventListener('click', () => this.mark(1));
+    $('#loop-off').addEventListener('click', () => this.toggleLoop());
+    for (const input of $$('#transport input[type=range]')) fillRange(input);
+  }
+
+  setVolume(percent) {
+    const value = Math.max(0, Math.min(100, percent));
+    $('#volume').value = value;
+    fillRange($('#volume'));
+    this.player.setVolume((value / 100) ** 2);
+  }
+
+  // The loop: set its start or end here; once both are known it is on.
+  mark(end) {
+    if (!this.about) return;
+    const {about, player} = this;
+    const at = Math.round(player.state.position);
+    const old = player.loop ?? this.lastLoop ?? [0, about.samples];
+    const least = LEAST_LOOP_S * about.rate_hz;
+    const loop = end ? [Math.min(old[0], Math.max(0, at - least)), Math.max(at, least)] : [at, old[1] > at + least ? old[1] : about.samples];
+    if (loop[1] - loop[0] >= least) this.setLoop(loop.map(Math.round));
+  }
+
+  setLoop(loop) {
+    this.lastLoop = loop;
+    this.player.setLoop(loop);
+    if (loop && (this.player.state.position < loop[0] || this.player.state.position >= loop[1])) this.player.seek(loop[0] / this.about.rate_hz);
+  }
+
+  toggleLoop() {
+    if (!this.about) return;
+    if (this.player.loop) { this.lastLoop = this.player.loop; this.player.setLoop(null); } else this.setLoop(this.lastLoop ?? [0, this.about.samples]);
+  }
+
+  showLoop() {
+    const loop = this.player.loop;
+    const samples = this.about?.samples || 1;
+    for (const node of [$('#region'), $('#grip-a'), $('#grip-b'), ...$$('.looped')]) node.hidden = !loop;
+    $('#loop-off').setAttribute('aria-pressed', Boolean(loop));
+    $('#loop-a').classList.toggle('set', Boolean(loop));
+    $('#loop-b').classList.toggle('set', Boolean(loop));
+    if (!loop) return;
+    const [a, b] = loop.map((sample) => (100 * sample) / samples);
+    for (const node of [$('#region'), ...$$('.looped')]) { node.style.left = `${a}%`; node.style.width = `${b - a}%`; }
+    [['#grip-a', a, loop[0]], ['#grip-b', b, loop[1]]].forEach(([id, at, sample]) => {
+      $(id).style.left = `${at}%`;
+      valued($(id), sample / this.about.rate_hz, this.player.duration);
+    });
+  }
+
+  // Seek with a click or a drag on any waveform.
+  wireScrub(node) {
+    const there = (event) => {
+      const box = node.getBoundingClientRect();
+      this.player.seek(Math.max(0, Math.min(1, (event.clientX - box.left) / box.width)) * this.player.duration);
+    };
+    node.addEventListener('pointerdown', (event) => {
+      if (event.button) return;
+      node.setPointerCapture(event.pointerId);
+      there(event);
+      const move = (moved) => there(moved);
+      node.addEventListener('pointermove', move);
+      const stop = () => node.removeEventListener('pointermove', move);
+      node.addEventListener('pointerup', stop, {once: true});
+      node.addEventListener('pointercancel', stop, {once: true});
+    });
+  }
+
+  // A click on the ruler seeks, a drag marks a loop; the loop's ends can be dragged and moved with arrow keys.
+  wireRuler() {
+    const ruler = $('#ruler');
+    const sample = (event) => {
+      const box = ruler.getBoundingClientRect();
+      return Math.round(Math.max(0, Math.min(1, (event.clientX - box.left) / box.width)) * this.about.samples);
+    };
+    ruler.addEventListener('pointerdown', (event) => {
+      if (event.button || !this.about) return;
+      ruler.setPointerCapture(event.pointerId);
+      const begun = {x: event.clientX, sample: sample(event)};
+      const grip = event.target.closest('.grip');
+      const least = LEAST_LOOP_S * this.about.rate_hz;
+      let dragged = Boolean(grip);
+      const fixed = grip ? this.player.loop[grip.id === 'grip-a' ? 1 : 0] : begun.sample;
+      const cap = event.target.closest('.cap');
+      const move = (moved) => {
+        dragged ||= Math.abs(moved.clientX - begun.x) > DRAG_PX;
+        if (!dragged) return;
+        if (cap) { this.player.seek(sample(moved) / this.about.rate_hz); return; }
+        const loop = [fixed, sample(moved)].sort((a, b) => a - b);
+        if (loop[1] - loop[0] >= least) { this.lastLoop = loop; this.player.setLoop(loop); }
+      };
+      ruler.addEventListener('pointermove', move);
+      const stop = () => {
+        ruler.removeEventListener('pointermove', move);
+        if (!dragged) this.player.seek(begun.sample / this.about.rate_hz);
+        else if (!cap && this.player.loop) this.setLoop(this.player.loop);
+      };
+      ruler.addEventListener('pointerup', stop, {once: true});
+      ruler.addEventListener('pointercancel', () => ruler.removeEventListener('pointermove', move), {once: true});
+    });
+    const keyed = (node, change) => node.addEventListener('keydown', (event) => {
+      const step = {ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1}[event.key];
+      if (!step || !this.about) return;
+      event.preventDefault();
+      event.stopPropagation();
+      change(step * (event.shiftKey ? 0.1 : 1));
+    });
+    keyed($('#cap'), (step) => this.player.seek(this.player.position_s + step * 5));
+    [0, 1].forEach((end) => keyed($(end ? '#grip-b' : '#grip-a'), (step) => {
+      const loop = [...this.player.loop];
+      loop[end] = Math.max(0, Math.min(this.about.samples, Math.round(loop[end] + step * this.about.rate_hz)));
+      if (loop[1] - loop[0] >= LEAST_LOOP_S * this.about.rate_hz) this.setLoop(loop);
+    }));
+  }
+
+  drawTicks() {
+    const width = $('#ruler').clientWidth;
+    const {duration} = this.player;
+    if (!width || !duration) return;
+    const step = TICKS_S.find((s) => (s / duration) * width > 76) ?? 1800;
+    const ticks = [];
+    for (let s = 0; s < duration - step / 3; s += step) {
+      const left = `${(100 * s) / duration}%`;
+      const [label, line] = [el('span', {text: clock(s)}), el('i')];
+      label.style.left = line.style.left = left;
+      ticks.push(label, line);
+    }
+    $('#ticks').replaceChildren(...ticks);
+  }
+
+  moved() {
+    const {state} = this.player;
+    if (!this.about) return;
+    $('#lanes').style.setProperty('--at', this.about.samples ? (state.position / this.about.samples).toFixed(5) : 0);
+    $('#lanes').classList.toggle('waiting', state.waiting);
+    const shown = clock(this.player.position_s);
+    if ($('#elapsed').textContent !== shown) {
+      $('#elapsed').textContent = shown;
+      valued($('#cap'), this.player.position_s, this.player.duration);
+    }
+    if (this.shownPlaying !== state.playing) {
+      this.shownPlaying = state.playing;
+      $('#play').setAttribute('aria-label', state.playing ? 'Pause' : 'Play');
+      $('#play').replaceChildren(icon(state.playing ? 'pause' : 'play'));
+      document.body.classList.toggle('playing', state.playing);
+    }
+    this.meters?.forEach((meter, k) => {
+      const level = state.playing ? Math.min(1, state.levels?.[k] || 0) ** 0.6 : 0;
+      this.levels[k] = Math.max(level, (this.levels[k] || 0) * 0.86);
+      meter.style.setProperty('--level', this.levels[k].toFixed(3));
+    });
+  }
+
+  broken(error) {
+    toast(error.message, 'bad');
+    if (error.status === 409) document.dispatchEvent(new CustomEvent('reopen'));
+  }
+
+  drawHero() {
+    const bars = $('#hero .bars');
+    const colours = ['--vocals', '--drums', '--bass', '--other'];
+    for (let k = 0; k < 20; k++) {
+      const height = 22 + 92 * Math.abs(Math.sin(k * 1.7) * Math.cos(k * 0.55));
+      const bar = document.createElementNS('http://www.w3.org/2000/svg', 'rect');
+      for (const [name, value] of Object.entries({x: k * 12 + 2, y: 60 - height / 2, width: 7, height, rx: 3.5})) bar.setAttribute(name, value);
+      bar.style.fill = `var(${colours[Math.floor(k / 5)]})`;
+      bar.style.animationDelay = `${-k * 0.31}s`;
+      bars.append(bar);
+    }
+  }
+}
+
+export function fillRange(input) {
+  const [min, max] = [Number(input.min), Number(input.max)];
+  input.style.setProperty('--v', `${(100 * (input.value - min)) / (max - min)}%`);
+}
+
+function valued(node, seconds, duration) {
+  node.setAttribute('aria-valuemin', 0);
+  node.setAttribute('aria-valuemax', Math.round(duration));
+  node.setAttribute('aria-valuenow', Math.round(seconds));
+  node.setAttribute('aria-valuetext', `${spoken(seconds)} of ${spoken(duration)}`);
+}

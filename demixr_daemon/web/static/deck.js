@@ -38,6 +38,7 @@ export class Deck {
     this.build();
     await this.player.load(about);
     if (request !== this.request) return false;
+    $('#total').textContent = clock(this.player.duration);
     this.applyMix();
     if (at) this.player.seek(at);
     const limit = (sample) => Math.max(0, Math.min(about.samples, sample));
@@ -61,7 +62,6 @@ export class Deck {
     $('#now-cover').replaceChildren(cover(`tracks/${about.id}`, about.album || about.title, 480));
     $('#mini-cover').replaceChildren(cover(`tracks/${about.id}`, about.album || about.title));
     $('#deck').style.setProperty('--glow', hue(about.album || about.title));
-    $('#total').textContent = clock(this.player.duration);
     document.title = `${about.title} – ${about.artist || 'Demixr'}`;
     $('#lane-list').replaceChildren(...about.lanes.map((lane, k) => this.lane(lane, k)));
     this.meters = $$('.meter');

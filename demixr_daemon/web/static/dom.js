@@ -43,8 +43,8 @@ export function spoken(seconds) {
 // A colour of its own for every album, the same each time.
 export function hue(text) {
   let hash = 7;
-  for (const c of text) hash = (hash * 31 + c.codePointAt(0)) >>> 0;
-  return hash % 360;
+  for (const c of text) hash = (Math.imul(hash, 31) + c.codePointAt(0)) >>> 0;
+  return Math.round((hash * 137.508) % 360); // the golden angle keeps neighbours apart
 }
 
 // The picture of an album, or its initial on a colour of its own.

@@ -6,25 +6,23 @@ Stems are saved next to the original tracks and recorded in the library. Every `
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import beets
 from beets import ui
 from beets.exceptions import UserError
-from beets.importer import Action
 from beets.plugins import BeetsPlugin
 from beets.util.units import human_bytes
 from beets.util.units import human_seconds as duration
 from confuse import ConfigError
 
-from demixr_daemon import library, stems
-from demixr_daemon.errors import BusyError, DemixrError, SettingError, shown
+from demixr_daemon import configuration, following, library, stems
+from demixr_daemon.console import progress_bar, stem_bytes
+from demixr_daemon.errors import BusyError, DemixrError, shown
+from demixr_daemon.planning import Planned, plan
 from demixr_daemon.settings import BITS, FORMATS, QUANTIZATIONS, TARGETS, Options, section_defaults
 
 if TYPE_CHECKING:
@@ -32,22 +30,10 @@ if TYPE_CHECKING:
     from beets.library import Album, Item, Library
 
     from demixr_daemon.separation.loading import LoadedModel
-    from demixr_daemon.separation.models import Model, ModelStore
+    from demixr_daemon.separation.models import Model
 
-# Stem files against the size of the samples in them: what music typically comes to.
-_FLAC_RATIO = 0.55
-
-
-class Planned(NamedTuple):
-    """What is to be done with one track."""
-
-    item: Item
-    folder: Path | None
-    current: stems.StemSet | None
-    """The stem set that is as wanted already."""
-    reason: str
-    """Why there is work to do, or what is wrong with the track."""
-    failed: bool = False
+# So many tracks overtake what waits; more are a bulk that can be overtaken.
+_FEW = 30
 
 
 class DemixPlugin(BeetsPlugin):
@@ -85,6 +71,7 @@ class DemixPlugin(BeetsPlugin):
         parser.add_option("--instrumental", action="store_true", default=None, help="write the track less its vocals too")
         parser.add_option("--quantization", help=f"{' or '.join(QUANTIZATIONS)}")
         parser.add_option("--niter", type="int", help="iterations of the Wiener filter")
+        parser.add_option("--queue", action="store_true", help="let the daemon do it")
         parser.add_option("--remove", action="store_true", help="delete the stems of these tracks")
         command.func = self.command
         return [command]
@@ -102,6 +89,8 @@ class DemixPlugin(BeetsPlugin):
         try:
             if opts.remove:
                 self.remove(lib, items, pretend=opts.pretend, yes=opts.yes)
+            elif opts.queue:
+                self.hand_over(items, {key: value for key, value in given.items() if key != "quiet"}, pretend=opts.pretend)
             else:
                 self.separate(lib, items, pretend=opts.pretend, yes=opts.yes)
         except DemixrError as error:
@@ -116,8 +105,9 @@ class DemixPlugin(BeetsPlugin):
         :raises DemixrError: a setting or the model is at fault.
         :raises UserError: at the end, if any track failed.
         """
-        options, model = self.settings()
-        actions = self.plan(items, model, options)
+        settings = configuration.of(beets.config)
+        options, model = settings.options, settings.store().find(settings.options.model)
+        actions = plan(items, model, options, force=self.config["force"].get(bool))
         if pretend:
             for action in actions:
                 verb = "fail" if action.failed else "skip" if action.current else "demix"
@@ -125,52 +115,24 @@ class DemixPlugin(BeetsPlugin):
         elif yes or self.confirmed(actions, options):
             self.run(lib, actions, model, options)
 
-    def settings(self) -> tuple[Options, Model]:
-        """The options of the ``demix:`` section, and the model they name."""
-        section = self.config
-        options = Options(
-            model=section["model"].as_str(),
-            quantization=section["quantization"].as_str(),
-            niter=section["niter"].get(int),
-            targets=tuple(section["targets"].as_str_seq()),
-            instrumental=section["instrumental"].get(bool),
-            format=section["format"].as_str(),
-            bits=str(section["bits"].get()),
-            bitrate=section["bitrate"].get(int),
-            threads=section["threads"].get(int),
-        )
-        return options, self.store().find(options.model)
+    def hand_over(self, items: Sequence[Item], options: Mapping[str, Any] | None = None, *, pretend: bool = False) -> None:
+        """``--queue``: let the daemon separate these tracks, now or when it runs.
 
-    def store(self) -> ModelStore:
-        """The models on this machine."""
-        from demixr_daemon.separation.models import ModelStore
-
-        folder = self.config["models_dir"].get() and self.config["models_dir"].as_path()
-        mirror = self.config["mirror"].as_str() if self.config["mirror"].get() else ""
-        return ModelStore(folder or None, mirror)
-
-    def plan(self, items: Sequence[Item], model: Model, options: Options) -> list[Planned]:
-        """Decide what is to be done, and do nothing yet.
-
-        :raises SettingError: the model has no such target.
+        :param options: what was asked for on the command line; the rest is as the daemon's configuration says.
+        :raises DemixrError: a setting is wrong, or the jobs cannot be written.
         """
-        from demixr_daemon import pipeline
+        settings = configuration.of(beets.config)
+        if pretend:
+            for item in items:
+                ui.print_(f"queue: {shown(item.filepath)}")
+            return
+        from demixr_daemon.jobs.database import Database
+        from demixr_daemon.jobs.work import Jobs
 
-        force = self.config["force"].get(bool)
-        actions = []
-        for item in items:
-            folder = library.stems_folder(item)
-            folder = folder if folder and folder.parent == item.filepath.parent and stems.read(folder) else None
-            try:
-                current, reason = pipeline.check(item.filepath, model, options, folder)
-                if force:
-                    current, reason = None, "forced"
-                actions.append(Planned(item, folder, current, reason))
-            except SettingError:
-                raise
-            except DemixrError as error:
-                actions.append(Planned(item, folder, None, str(error), failed=True))
-        return actions
+        work = Jobs(Database(settings.daemon.jobs_url, settings.state_dir))
+        work.separate([item.id for item in items if item.id], options=dict(options or {}), hurried=len(items) <= _FEW)
+        if not self.config["quiet"].get(bool):
+            self._log.info("{} tracks queued; `demixr status` shows them, `demixr run` is what does them", len(items))
 
     def confirmed(self, actions: Sequence[Planned], options: Options) -> bool:
         """Ask, if it is a great deal of work."""
@@ -178,7 +140,7 @@ class DemixPlugin(BeetsPlugin):
         threshold = self.config["warning_threshold"].get(int)
         if not threshold or len(work) <= threshold:
             return True
-        needed = sum(_stem_bytes(item, options) for item in work)
+        needed = sum(stem_bytes(item, options) for item in work)
         free = shutil.disk_usage(work[0].filepath.parent).free
         ui.print_(f"{len(work)} tracks, {duration(sum(item.length for item in work))} of audio, will take about "
                   f"{human_bytes(needed)} of disk; {human_bytes(free)} are free.")  # fmt: skip
@@ -231,7 +193,7 @@ class DemixPlugin(BeetsPlugin):
         name = shown(f"{item.artist} - {item.title}" if item.artist and item.title else item.filepath.name)
         label = f"{place} {name}".strip()
         begun = time.monotonic()
-        with _progress(label, item, hidden=quiet) as progress:
+        with progress_bar(label, item, hidden=quiet) as progress:
             made = pipeline.demix(item.filepath, model, options, folder=action.folder, progress=progress)
         library.record(lib, item, made)
         if not quiet:
@@ -244,19 +206,20 @@ class DemixPlugin(BeetsPlugin):
 
     def remove(self, lib: Library, items: Sequence[Item], *, pretend: bool, yes: bool) -> None:
         """``beet demix --remove``"""
-        with_stems = [item for item in items if _present_folder(item) or item.get("stems")]
+        with_stems = [item for item in items if following.present_folder(item) or item.get("stems")]
         if not with_stems:
             self._log.info("none of these tracks has stems")
             return
         for item in with_stems:
             if pretend or not yes:
-                ui.print_(f"remove: {shown(_present_folder(item) or '')}" if _present_folder(item) else f"forget: {item}")
+                folder = following.present_folder(item)
+                ui.print_(f"remove: {shown(folder)}" if folder else f"forget: {item}")
         if pretend or (not yes and not ui.input_yn(f"Delete the stems of {len(with_stems)} tracks (Y/n)?")):
             return
         failed = 0
         for item in with_stems:
             try:
-                if folder := _present_folder(item):
+                if folder := following.present_folder(item):
                     stems.remove(folder)
                 library.clear(lib, item)
             except DemixrError as error:
@@ -275,7 +238,7 @@ class DemixPlugin(BeetsPlugin):
         self._imported += [item.id] if item.id else []
 
     def import_done(self, lib: Library, paths: list[bytes]) -> None:
-        """With ``auto``: separate what was imported; whatever fails, it is imported.
+        """With ``auto``: separate what was imported, or let the daemon; whatever fails, it is imported.
 
         Here and not when each was imported: that is in a thread of the importer, which asks its questions meanwhile and does
         not hear of Ctrl-C.
@@ -283,8 +246,11 @@ class DemixPlugin(BeetsPlugin):
         ids = self._imported.copy()
         self._imported.clear()
         try:
-            if self.config["auto"].get(bool) and ids:
-                items = [item for number in ids if (item := lib.get_item(number))]
+            auto = self.config["auto"].as_choice([True, False, "queue"])
+            items = [item for number in ids if (item := lib.get_item(number))] if auto else []
+            if items and auto == "queue":
+                self.hand_over(items)
+            elif items:
                 self.separate(lib, items)
         except (DemixrError, UserError, ConfigError) as error:
             self._log.error("{}", error)
@@ -293,39 +259,19 @@ class DemixPlugin(BeetsPlugin):
             raise SystemExit(130) from None
 
     def follow(self, item: Item, source: bytes, destination: bytes) -> None:
-        """The track moved; beets stores the item next, and with it where its stems are now."""
-        folder = library.stems_folder(item) or stems.folder_for(Path(os.fsdecode(source)))
-        present = stems.read(folder)
-        if present is None or present.source.name != Path(os.fsdecode(source)).name:
-            return
+        """The track moved, its stems go with it."""
         try:
-            item["stems_path"] = bytes(stems.move(folder, Path(os.fsdecode(destination))))
+            following.follow(item, source, destination)
         except DemixrError as error:
             self._log.error("{}", error)
 
     def leave_stems_alone(self, session: ImportSession, task: ImportTask) -> list[ImportTask] | None:
-        """Stems inside an imported folder are not tracks.
-
-        The task itself is changed: beets adds up what all plugins return, and another may return it, too.
-        """
-        items = task.items or []
-        tracks = [item for item in items if not stems.is_stem(item.filepath)]
-        if len(tracks) < len(items):
-            task.items = tracks
-            if not tracks:
-                task.set_choice(Action.SKIP)
-                return []
-        return None
+        """Stems inside an imported folder are not tracks."""
+        return following.leave_alone(task)
 
 
 def _field(stem: str) -> Callable[[Item], str]:
     return lambda item: library.stem_path(item, stem)
-
-
-def _present_folder(item: Item) -> Path | None:
-    """The folder that holds this item's stems, recorded or not."""
-    candidates = [library.stems_folder(item), stems.folder_for(item.filepath)]
-    return next((folder for folder in candidates if folder and stems.read(folder)), None)
 
 
 def _load(model: Model, options: Options) -> LoadedModel:
@@ -334,33 +280,3 @@ def _load(model: Model, options: Options) -> LoadedModel:
     return loading.load(model, quantization=options.quantization, niter=options.niter, threads=options.threads)
 
 
-def _stem_bytes(item: Item, options: Options) -> float:
-    """About how much disk the stems of a track will take."""
-    rate: float
-    if options.format in ("flac", "wav"):
-        ratio = _FLAC_RATIO if options.format == "flac" else 1.0
-        depth = {"auto": item.bitdepth or 16, "float": 32}.get(options.bits) or int(options.bits)
-        rate = item.samplerate * (item.channels or 2) * depth * ratio
-    else:
-        rate = options.bitrate * 1000.0
-    size: float = len(options.stems) * item.length * rate / 8
-    return size
-
-
-@contextlib.contextmanager
-def _progress(label: str, item: Item, *, hidden: bool) -> Iterator[Callable[[int, int | None], None] | None]:
-    """A bar on a terminal; nothing elsewhere, where each track is a line when it is done."""
-    if hidden or not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=100.0, desc=label[:40], leave=False, bar_format=layout) as bar:
-
-        def progress(done: int, total: int | None) -> None:
-            samples = total or round(item.length * item.samplerate) or done
-            bar.n = min(100.0, 100.0 * done / samples)
-            bar.refresh()
-
-        yield progress

@@ -3,9 +3,17 @@
     pipeline      the spine: one track in, one published stem set out
     stems         a stem set on disk: names, manifest, atomic publish
     library       what the beets library records of a stem set
+    planning      what is to be done with tracks of the library
+    following     stems follow their track
+    console       what ``beet demix`` tells
     settings      what can be set, with defaults and ranges
+    configuration the beets configuration as this program reads it
     errors        what can go wrong, as one tree
-    cli           the ``demixr`` command
+    cli/          the ``demixr`` command; see its own map
+    daemon        the service: looks at what comes in, lets jobs run
+    intake/       what brings work in: watched folders, a file of URLs
+    jobs/         durable jobs: download → import → separate → record
+    worker/       the processes that do the daemon's work
     separation/   decode → resample → chunks → networks → Wiener → overlap-add → encode; see its own map
 
 The beets plugin is ``beetsplug.demix``. Weights and their catalogue are ``demixr_models``: in the sources, ``models/``.

@@ -8,6 +8,9 @@
     ├── ModelError        weights are unknown, absent, damaged or not to be had      → `demixr models ...`
     │   └── LicenceError  the weights' licence was not accepted                      → accept it, or use another model
     ├── LibraryError      the beets library is locked, or no longer has the track    → try again
+    │   └── GoneError     the track is no longer in the library
+    ├── JobsError         the database of jobs cannot be used                        → check `jobs_url`, or the state folder
+    ├── CrashError        the process that did the work died                         → try again, free some memory
     └── Cancelled         the caller asked to stop; nothing was left behind
 """
 
@@ -47,6 +50,18 @@ class LicenceError(ModelError):
 
 class LibraryError(DemixrError):
     """The library cannot take what is to be recorded."""
+
+
+class GoneError(LibraryError):
+    """The track was removed from the library."""
+
+
+class JobsError(DemixrError):
+    """The jobs cannot be read or written."""
+
+
+class CrashError(DemixrError):
+    """The process that did the work died of it; the daemon lives on."""
 
 
 class Cancelled(DemixrError):

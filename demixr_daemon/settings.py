@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from demixr_daemon.errors import SettingError
@@ -60,6 +61,54 @@ class Options:
         return (*targets, "instrumental") if self.instrumental else tuple(targets)
 
 
+@dataclass(frozen=True)
+class DaemonOptions:
+    """What the daemon watches and how it works. Field names are the keys of the ``demix: daemon:`` section.
+
+    :raises SettingError: a value is out of range; the message names the key.
+    """
+
+    watch_default: Path | None = None
+    """``watch: default:`` what arrives in this folder is imported as albums."""
+    watch_singleton: Path | None = None
+    """``watch: singleton:`` what arrives in this folder is imported track by track."""
+    queue_file: Path | None = None
+    """A text file of URLs, one a line, by the rules of a yt-dlp batch file."""
+    debounce_window: float = 10.0
+    """Seconds for which a file must not change before it is taken, 0.1 to 3600."""
+    polling: bool = False
+    """Look for files in intervals: for network mounts, which tell of no changes."""
+    stages: tuple[str, ...] = ("download", "import", "separate", "record")
+    """What this machine does; ``separate`` alone on one that helps another."""
+    downloads: int = 3
+    """Downloads at a time, 1 to 16."""
+    unload_after: float = 300.0
+    """Seconds without work after which the model leaves the memory, 1 to 86400."""
+    min_free_mb: int = 500
+    """Free disk space below which work pauses, in MB."""
+    keep_days: float = 30.0
+    """How long finished jobs are listed."""
+    jobs_url: str = ""
+    """``postgresql://...`` to share the jobs with other machines; by default a SQLite file in ``state_dir``."""
+    state_dir: Path | None = None
+    """The platform's state folder by default."""
+    worker: str = ""
+    """A stable name of this machine among others; the host's by default."""
+
+    def __post_init__(self) -> None:
+        _within("daemon.debounce_window", self.debounce_window, 0.1, 3600)
+        _within("daemon.unload_after", self.unload_after, 1, 86400)
+        _within("daemon.keep_days", self.keep_days, 0, 36500)
+        _between("daemon.downloads", self.downloads, 1, 16)
+        _between("daemon.min_free_mb", self.min_free_mb, 0, 10**9)
+        for stage in self.stages:
+            _one_of("daemon.stages", stage, ("download", "import", "separate", "record"))
+        if self.jobs_url and not self.jobs_url.startswith(("postgresql://", "postgres://")):
+            raise SettingError(f"demix.daemon.jobs_url: {self.jobs_url.split('@')[-1]!r} does not start with postgresql://")
+        if self.watch_default and self.watch_default == self.watch_singleton:
+            raise SettingError("demix.daemon.watch: default and singleton are the same folder")
+
+
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise SettingError(f"demix.{key}: {value!r} is not one of {', '.join(allowed)}")
@@ -68,6 +117,25 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
 def _between(key: str, value: int, lowest: int, highest: int) -> None:
     if not isinstance(value, int) or not lowest <= value <= highest:
         raise SettingError(f"demix.{key}: {value!r} is not a whole number from {lowest} to {highest}")
+
+
+def _within(key: str, value: float, lowest: float, highest: float) -> None:
+    if not lowest <= value <= highest:
+        raise SettingError(f"demix.{key}: {value!r} is not from {lowest} to {highest}")
+
+
+def daemon_defaults() -> dict[str, Any]:
+    """The ``demix: daemon:`` section, as it is when the user says nothing."""
+    plain = {field.name: field.default for field in fields(DaemonOptions) if not field.name.startswith("watch_")}
+    return {
+        **plain,
+        "queue_file": "",
+        "state_dir": "",
+        "stages": list(DaemonOptions.stages),
+        "watch": {"default": "", "singleton": ""},
+        "youtube": {},
+        "web": {},
+    }
 
 
 def section_defaults() -> dict[str, Any]:
@@ -82,4 +150,5 @@ def section_defaults() -> dict[str, Any]:
         "quiet": False,
         "models_dir": "",
         "mirror": "",
+        "daemon": daemon_defaults(),
     }

@@ -325,13 +325,18 @@ def test_two_at_once_share_the_work(album: Library) -> None:
     assert len(list(album.music.rglob("vocals.flac"))) == 2
 
 
+def plain(settings: object) -> object:
+    """Settings so that equal ones compare equal: nothing is an empty text, a list may be words."""
+    if isinstance(settings, dict):
+        return {key: plain(value) for key, value in settings.items() if value != {}}
+    return " ".join(settings) if isinstance(settings, list) else settings or ""
+
+
 def test_the_settings_of_the_readme_are_the_defaults(album: Library) -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
     block = next(part for part in readme.split("```yaml\n")[1:] if part.startswith("demix:")).split("```")[0]
     settings = confuse.yaml_util.yaml.safe_load(block)["demix"]
-    for key, value in section_defaults().items():
-        assert (settings.pop(key) or "") == ("vocals drums bass other" if key == "targets" else value or ""), key
-    assert settings == {}
+    assert plain(settings) == plain(section_defaults())
     config = album.base / "config.yaml"
     config.write_text(config.read_text().split("demix:\n")[0] + block)
     answer = album.beet("demix", "-p")

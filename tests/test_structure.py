@@ -15,7 +15,9 @@ ROOT = Path(__file__).parent.parent
 # Each may import what stands on lower floors, and its own.
 FLOORS = [
     ["beetsplug.demix", "demixr_daemon.cli", "demixr_daemon.__main__"],
-    ["demixr_daemon.pipeline"],
+    ["demixr_daemon.daemon"],
+    ["demixr_daemon.jobs", "demixr_daemon.worker", "demixr_daemon.planning", "demixr_daemon.console"],
+    ["demixr_daemon.pipeline", "demixr_daemon.following", "demixr_daemon.intake", "demixr_daemon.configuration"],
     ["demixr_daemon.separation", "demixr_daemon.stems", "demixr_daemon.library"],
     ["demixr_daemon.settings", "demixr_daemon.errors"],
 ]
@@ -23,11 +25,16 @@ FLOORS = [
 OWNERS = {
     "openunmix": {"demixr_daemon/separation/openunmix.py"},
     "soundfile": {"demixr_daemon/separation/decode.py", "demixr_daemon/separation/encode.py"},
-    "av": {"demixr_daemon/separation/decode.py", "demixr_daemon/separation/encode.py"},
+    "av": {"demixr_daemon/separation/decode.py", "demixr_daemon/separation/encode.py", "demixr_daemon/intake/kept.py"},
     "soxr": {"demixr_daemon/separation/channels.py"},
     "requests": {"demixr_daemon/separation/models.py"},
-    "mediafile": {"demixr_daemon/pipeline.py"},
-    "beets": {"demixr_daemon/library.py", "demixr_daemon/cli.py", "beetsplug/demix.py"},
+    "mediafile": {"demixr_daemon/pipeline.py", "demixr_daemon/intake/kept.py"},
+    "yt_dlp": {f"demixr_daemon/intake/{name}.py" for name in ("downloader", "playlists", "reasons", "session")},
+    "beets": {"beetsplug/demix.py", "demixr_daemon/library.py", "demixr_daemon/configuration.py", "demixr_daemon/following.py",
+              "demixr_daemon/planning.py", "demixr_daemon/console.py", "demixr_daemon/worker/importing.py"},
+    "dbos": {"demixr_daemon/jobs/database.py", "demixr_daemon/jobs/workflow.py"},
+    "sqlalchemy": {f"demixr_daemon/jobs/{name}.py" for name in ("database", "work", "ledger", "workflow")},
+    "watchdog": {"demixr_daemon/intake/watch.py"},
 }
 MODULES = sorted([*(ROOT / "demixr_daemon").rglob("*.py"), ROOT / "beetsplug" / "demix.py"])
 
@@ -66,7 +73,9 @@ def test_each_library_has_one_owner(path: Path) -> None:
 
 def test_the_readme_tells_of_every_setting_and_option() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    assert [key for key in section_defaults() if f"`{key}`" not in readme] == []
+    settings = section_defaults()
+    assert [key for key in settings.pop("daemon") if key not in ("youtube", "web") and f"    {key}:" not in readme] == []
+    assert [key for key in settings if f"`{key}`" not in readme] == []
     plugin = (ROOT / "beetsplug" / "demix.py").read_text("utf-8")
     options = [node.args[-1].value for node in ast.walk(ast.parse(plugin)) if isinstance(node, ast.Call)
                and getattr(node.func, "attr", "") == "add_option" and isinstance(node.args[-1], ast.Constant)]  # fmt: skip
@@ -76,7 +85,8 @@ def test_the_readme_tells_of_every_setting_and_option() -> None:
 
 def test_the_readme_tells_of_every_command() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    commands = [action for action in _parser()._actions if action.choices]
-    models = commands[0].choices["models"]  # type: ignore[index]
-    names = next(action.choices for action in models._actions if action.choices)
+    commands = next(action.choices for action in _parser()._actions if action.choices)
+    assert isinstance(commands, dict)
+    assert [name for name in commands if f"demixr {name}" not in readme] == []
+    names = next(action.choices for action in commands["models"]._actions if action.choices)
     assert [name for name in names if f"demixr models {name}" not in readme] == []

@@ -1,4 +1,4 @@
-"""The ``demixr`` command. Exit codes: 0 all well, 1 something failed, 2 wrong usage, 130 interrupted."""
+"""``demixr models``: list, download, verify, export and remove models."""
 
 from __future__ import annotations
 
@@ -6,37 +6,19 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import confuse
-from beets import IncludeLazyConfig
 from tqdm import tqdm
 
-from demixr_daemon.errors import DemixrError, LicenceError, ModelError, SettingError, output_error, shown
+from demixr_daemon import configuration
+from demixr_daemon.errors import LicenceError, ModelError, SettingError, output_error, shown
 from demixr_daemon.separation.models import ModelStore, Offer, Report
-from demixr_daemon.settings import section_defaults
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
-    arguments = _parser().parse_args(argv)
-    try:
-        code: int = arguments.run(arguments)
-    except (DemixrError, OSError) as error:
-        print(f"demixr: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("demixr: interrupted", file=sys.stderr)
-        return 130
-    return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="demixr", description="Demixr for beets: stems for a music library.")
-    parser.add_argument("-c", "--config", type=Path, help="beets configuration to read (default: beets' own)")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def add_to(commands: Any) -> None:
+    """Add ``demixr models`` to the command's parser."""
     models = commands.add_parser("models", help="list, download, verify, export and remove models")
     actions = models.add_subparsers(required=True, metavar="ACTION")
 
@@ -58,23 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     remove = actions.add_parser("remove", help="delete a downloaded model")
     remove.add_argument("model")
     remove.set_defaults(run=_remove)
-    return parser
 
 
 def _store(arguments: argparse.Namespace) -> ModelStore:
     """The models, where the ``demix:`` section of the beets configuration says."""
-    configuration = IncludeLazyConfig("beets", None)
-    try:
-        if arguments.config:
-            if not arguments.config.is_file():
-                raise SettingError(f"{shown(arguments.config)}: no such configuration file")
-            configuration.set_file(str(arguments.config))
-        section = configuration["demix"]
-        section.add(section_defaults())
-        folder = section["models_dir"].get() and section["models_dir"].as_path()
-        return ModelStore(folder or None, section["mirror"].as_str() if section["mirror"].get() else "")
-    except (confuse.ConfigError, TypeError) as error:  # a TypeError where the file is no mapping
-        raise SettingError(f"configuration error: {' '.join(str(error).split())}") from error
+    return configuration.read(arguments.config).store()
 
 
 def _list(arguments: argparse.Namespace) -> int:

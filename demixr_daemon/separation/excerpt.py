@@ -41,7 +41,7 @@ class Excerpt:
         self._blocks: Iterator[tuple[int, Block]] = iter(())
         self._next = -1
         try:
-            self._file = open(path, "rb")  # noqa: SIM115: open as long as this is
+            self._file = open(path, "rb")  # noqa: SIM115 -- open as long as this is
             if not track.with_ffmpeg:
                 self._sound = soundfile.SoundFile(self._file.fileno(), closefd=False)
                 self.is_float = self._sound.subtype in ("FLOAT", "DOUBLE")

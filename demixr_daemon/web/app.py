@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mimetypes
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from cheroot.wsgi import Server
 from flask import Blueprint, Flask, Response, jsonify, request, send_from_directory
 from werkzeug.exceptions import HTTPException, NotFound, Unauthorized
 
-from demixr_daemon.errors import AudioError, BusyError, DemixrError, LibraryError, OutputError, SettingError
+from demixr_daemon.errors import AudioError, BusyError, DemixrError, JobsError, LibraryError, OutputError, SettingError
 from demixr_daemon.jobs.view import Work
 from demixr_daemon.web import guard, music, work
 from demixr_daemon.web.catalogue import Catalogue
@@ -37,7 +37,7 @@ _LONGEST_BODY = 1 << 16
 _THREADS = 64
 _WAITING = 256
 _STATUS: dict[type[DemixrError], int] = {TooLarge: 413, SettingError: 400, AudioError: 422, BusyError: 503, LibraryError: 503,
-                                         OutputError: 507}  # fmt: skip
+                                         JobsError: 503, OutputError: 507}  # fmt: skip
 
 mimetypes.add_type("text/javascript", ".js")
 mimetypes.add_type("font/woff2", ".woff2")
@@ -90,7 +90,7 @@ def create_page(
     def login() -> Response:
         given = work.text_of(work.payload(), "token")
         if not settings.token or not guard.same(given, settings.token):
-            raise Unauthorized("that is not the token; it is in the settings, demix.web.token")
+            raise Unauthorized("that is not the token; it is in the settings, demix.daemon.web.token")
         answer = jsonify(done=True)
         guard.remember(answer, given, secure=request.is_secure)
         return answer
@@ -134,6 +134,10 @@ def refused(error: HTTPException) -> tuple[Response, int]:
     return jsonify(error=error.description), error.code or 500
 
 
+class AddressTaken(SettingError):
+    """Another program listens there."""
+
+
 class PageServer:
     """The application on its address. :meth:`run` blocks until :meth:`stop` is called from another thread.
 
@@ -151,10 +155,10 @@ class PageServer:
                 self._server.ssl_adapter = BuiltinSSLAdapter(settings.certificate, settings.private_key)
             self._server.prepare()
         except ssl.SSLError as error:
-            raise SettingError(f"demix.web.certificate: {error}; check certificate and private_key") from error
+            raise SettingError(f"demix.daemon.web.certificate: {error}; check certificate and private_key") from error
         except OSError as error:
-            raise SettingError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
-                               "choose another demix.web.port") from error  # fmt: skip
+            raise AddressTaken(f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
+                               "choose another demix.daemon.web.port") from error  # fmt: skip
         host, port = self._server.bind_addr[:2]
         shown = f"[{host}]" if ":" in str(host) else host
         self.url = f"{'https' if settings.certificate else 'http'}://{shown}:{port}/"
@@ -168,20 +172,3 @@ class PageServer:
         for feed in self._feeds:
             feed.close()
         self._server.stop()
-
-
-def serve(
-    lib: Library, settings: WebSettings, jobs: Work | None = None, models: Sequence[str] = (), *,
-    ready: Callable[[PageServer], None] = lambda server: None,
-) -> None:  # fmt: skip
-    """Serve the page until interrupted.
-
-    :param ready: called once the address is open.
-    :raises SettingError: the address cannot be had.
-    """
-    server = PageServer(create_app(lib, settings, jobs, models), settings)
-    ready(server)
-    try:
-        server.run()
-    finally:
-        server.stop()

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import beets
@@ -15,6 +16,7 @@ from beets.dbcore.query import AndQuery, NotQuery, PathQuery, Query
 from beets.library import Album, Item, Library
 
 from demixr_daemon.errors import LibraryError, SettingError, shown
+from demixr_daemon.library import ITEM_TYPES
 
 PAGE_ROWS = 60
 _MOST_ROWS = 200
@@ -38,6 +40,34 @@ ALBUM_SORTS = {
     "year": ["year-", "album+"],
     "length": ["album+"],
 }
+
+
+class ReadOnly(Library):
+    """A library that SQLite itself keeps from being written to, once it is open."""
+
+    _reading = False
+
+    def _create_connection(self) -> sqlite3.Connection:
+        connection = super()._create_connection()
+        if self._reading:
+            connection.execute("PRAGMA query_only = ON")
+        return connection
+
+
+def opened(database: Path, music: Path) -> Library:
+    """The library of a configuration, for reading.
+
+    :raises LibraryError: it cannot be opened.
+    """
+    # no plugins here: the one that would tell beets of these fields is `demix`
+    Item._types = {**Item._types, **ITEM_TYPES}  # type: ignore[method-assign, assignment]
+    try:
+        lib = ReadOnly(database, str(music), set_music_dir=False)
+        lib._close()
+    except (sqlite3.Error, OSError, dbcore.db.DBAccessError) as error:
+        raise LibraryError(f"{shown(database)}: the library cannot be opened: {error}; check the path") from error
+    lib._reading = True
+    return lib
 
 
 class HasStems(Query):

@@ -44,7 +44,8 @@ def check_host(request: Request, names: tuple[str, ...]) -> None:
         ipaddress.ip_address(host)
     except ValueError:
         if host != "localhost" and host not in {name.lower() for name in names}:
-            raise MisdirectedRequest("not known by this name; if it is this machine's, add it to demix.web.hosts") from None
+            message = "not known by this name; if it is this machine's, add it to demix.daemon.web.hosts"
+            raise MisdirectedRequest(message) from None
 
 
 def check_origin(request: Request) -> None:
@@ -69,7 +70,7 @@ def check_token(request: Request, token: str) -> None:
         return
     bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
     if not any(same(given, token) for given in (bearer, request.cookies.get(COOKIE, "")) if given):
-        raise Unauthorized("the token of this page is needed: it is in the settings, demix.web.token")
+        raise Unauthorized("the token of this page is needed: it is in the settings, demix.daemon.web.token")
 
 
 def same(given: str, token: str) -> bool:

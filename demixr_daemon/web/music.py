@@ -88,10 +88,8 @@ def register(page: Blueprint, catalogue: Catalogue, opened: OpenLanes, waveforms
         size = min(SIZES, key=lambda known: abs(known - request.args.get("size", SIZES[0], int)))
         with catalogue.bound():
             small = covers.of(item, size)
-        if small is None:
-            answer = Response(status=204)  # most tracks have none: no error that a browser would log
-        else:
-            answer = Response(small, mimetype="image/jpeg")
+        # no content where there is no cover: most tracks have none, and a browser would log an error
+        answer = Response(status=204) if small is None else Response(small, mimetype="image/jpeg")
         answer.headers["Cache-Control"] = f"private, max-age={_DAY_S}"
         return answer
 

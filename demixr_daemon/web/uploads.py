@@ -87,7 +87,7 @@ class Uploads:
             raise AudioError("cut short")
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"larger than {self.most_bytes >> 20} MB, the most that is taken (demix.web.upload_mb)")
+        return TooLarge(f"larger than {self.most_bytes >> 20} MB, the most that is taken (demix.daemon.web.upload_mb)")
 
     def tidy(self, imported: Collection[str]) -> None:
         """Remove what is in the library now, and what nobody came back for.

@@ -62,7 +62,9 @@ class Excerpt:
         :raises AudioError: the file is damaged there.
         """
         out = np.zeros((samples, 2), np.float32)
-        wanted = max(0, min(samples, self.samples - start))
+        wanted = min(samples, self.samples - start)
+        if wanted <= 0:
+            return out
         try:
             part = self._from_sndfile(start, wanted) if self._sound is not None else self._from_ffmpeg(start, wanted)
         except (OSError, soundfile.LibsndfileError, av.FFmpegError, ValueError) as error:

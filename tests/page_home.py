@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import mediafile
 import numpy as np
 import pytest
 import requests
@@ -44,7 +45,9 @@ class Listening(Home):
     def post(self, path: str, content: object, **options: Any) -> requests.Response:
         return requests.post(f"{self.url}{path}", json=content, timeout=60, **options)
 
-    def raw(self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None) -> tuple[int, bytes]:
+    def raw(
+        self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
+    ) -> tuple[int, bytes]:
         """A request as it is written: no client tidies its path or its headers."""
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
         connection.putrequest(method, path, skip_host="Host" in (headers or {}))
@@ -86,8 +89,6 @@ def filled(home: Home) -> None:
     tone = 0.4 * np.sin(2 * np.pi * 440 * np.arange(round(SECONDS["Tone"] * 44100)) / 44100)
     tags = home.song(home.base / "tone.flac", "Tone", album="Songs", track=3, seconds=0.1)
     soundfile.write(arriving / "Tone.flac", np.stack([tone, tone], axis=1), 44100)
-    import mediafile
-
     old, new = mediafile.MediaFile(tags), mediafile.MediaFile(arriving / "Tone.flac")
     new.update({"title": old.title, "artist": old.artist, "album": old.album, "track": 3})
     new.save()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
 
 from demixr_daemon import library, stems
@@ -48,7 +50,8 @@ TAP = """
   AudioNode.prototype.connect = function (to, ...more) {
     if (to instanceof AudioDestinationNode) {
       to.context.audioWorklet.addModule('/static/recorder-of-the-tests.js').then(() => {
-        const recorder = new AudioWorkletNode(to.context, 'recorder', {numberOfOutputs: 0, channelCount: 2, channelCountMode: 'explicit'});
+        const stereo = {numberOfOutputs: 0, channelCount: 2, channelCountMode: 'explicit'};
+        const recorder = new AudioWorkletNode(to.context, 'recorder', stereo);
         recorder.port.onmessage = ({data}) => window.recorded.push(data);
         connect.call(this, recorder);
       });
@@ -59,7 +62,7 @@ TAP = """
     const parts = window.recorded;
     window.recorded = [];
     const out = new Float32Array(parts.length * 256);
-    parts.forEach(([left, right], k) => { for (let i = 0; i < 128; i++) { out[k * 256 + 2 * i] = left[i]; out[k * 256 + 2 * i + 1] = right[i]; } });
+    parts.forEach((sides, k) => sides.forEach((side, c) => side.forEach((v, i) => { out[k * 256 + 2 * i + c] = v; })));
     let text = '';
     const bytes = new Uint8Array(out.buffer);
     for (let k = 0; k < bytes.length; k += 32768) text += String.fromCharCode(...bytes.subarray(k, k + 32768));
@@ -375,7 +378,8 @@ def test_the_page_is_light(window: Callable[..., Any]) -> None:
     page.wait_for_timeout(300)
     assert sum(sizes.values()) < 300_000
     assert not [url for url in sizes if "stretch" in url]
-    everything = sum(file.stat().st_size for file in (Path(stems.__file__).parent / "web" / "static").rglob("*") if file.is_file())
+    static = Path(stems.__file__).parent / "web" / "static"
+    everything = sum(file.stat().st_size for file in static.rglob("*") if file.is_file())
     assert everything < 300_000
 
 
@@ -385,8 +389,8 @@ def test_axe_finds_nothing_serious(window: Callable[..., Any], scheme: str, widt
     page = window(viewport={"width": width, "height": 760}, color_scheme=scheme)
     views: list[Callable[[], object]] = [lambda: start(page, "Alpha"), lambda: page.keyboard.press("1")]
     if width > 900:
-        views += [lambda: page.get_by_role("tab", name="Work").click(), lambda: page.get_by_role("tab", name="Queue").click(),
-                  lambda: page.get_by_role("tab", name="Library").click(), lambda: page.get_by_role("button", name="Albums").click(),
+        tabs = [lambda name=name: page.get_by_role("tab", name=name).click() for name in ("Work", "Queue", "Library")]
+        views += [*tabs, lambda: page.get_by_role("button", name="Albums").click(),
                   lambda: page.locator("#downloads summary").click(), lambda: page.keyboard.press("?")]  # fmt: skip
     found = axe(page)
     for view in views:
@@ -463,10 +467,6 @@ def memory(page: Any) -> float:
 
 def hour(listening: Listening) -> None:
     """A track of an hour with stems: Alpha's, over and over."""
-    import dataclasses
-
-    import soundfile
-
     if listening.get("api/tracks", params={"q": "title:hour"}).json()["rows"]:
         return
     source = Path(listening.fields("$stems_path", "title:alpha")[0])
@@ -485,7 +485,8 @@ def hour(listening: Listening) -> None:
                 out.write(audio)
         assert name in file
     stat = track.stat()
-    origin = dataclasses.replace(made.source, name=track.name, size=stat.st_size, mtime_ns=stat.st_mtime_ns, samples=turns * len(audio))
+    origin = dataclasses.replace(made.source, name=track.name, size=stat.st_size, mtime_ns=stat.st_mtime_ns,
+                                 samples=turns * len(audio))  # fmt: skip
     new = dataclasses.replace(made, folder=folder, source=origin)
     new.write_manifest(folder)
     lib = opened(listening.base / "library.db", listening.music)

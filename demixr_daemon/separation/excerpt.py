@@ -1,4 +1,4 @@
-"""Any part of an audio file, exact to the sample: for listeners, who jump."""
+"""Any part of an audio file, exact to the sample in every format that stems have: for listeners, who jump."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from demixr_daemon.separation.decode import Block, open_track
 
 # What a lossy decoder wants to have heard before it is exact: MP3's bit reservoir and overlap, AAC's priming.
 _PREROLL_S = 1.0
-# libsndfile seeks these exactly; its MP3 decoder does not.
-_INEXACT = "MPEG_LAYER"
+# What libsndfile does not seek exactly. Nor does FFmpeg always in Ogg Vorbis, by some hundred samples: no stem is Vorbis.
+_INEXACT = ("MPEG_LAYER", "VORBIS")
 
 
 class Excerpt:

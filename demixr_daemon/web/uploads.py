@@ -94,10 +94,10 @@ class Uploads:
 
         :param imported: sources of jobs that are done.
         """
+        done = {str(Path(source).parent) for source in imported}
         with contextlib.suppress(OSError):
             for place in self._folder.iterdir():
-                files = {str(path) for path in place.iterdir()}
-                if files & set(imported) or time.time() - place.stat().st_mtime > _KEPT_S:
+                if str(place) in done or time.time() - place.stat().st_mtime > _KEPT_S:
                     shutil.rmtree(place, ignore_errors=True)
 
 

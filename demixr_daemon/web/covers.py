@@ -64,8 +64,8 @@ def drawn(picture: bytes, size: int) -> bytes:
     try:
         with av.open(io.BytesIO(picture), "r") as container:
             stream = container.streams.video[0]
-            width, height = stream.codec_context.width, stream.codec_context.height
-            if not 0 < width * height <= _MOST_PIXELS:
+            context = stream.codec_context  # None where FFmpeg knows the kind of file and cannot draw it, as SVG
+            if context is None or not 0 < context.width * context.height <= _MOST_PIXELS:
                 return b""
             frame = next(container.decode(stream))
         scale = min(1.0, size / max(frame.width, frame.height))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import platformdirs
 from beets import IncludeLazyConfig
 
 from demixr_daemon.errors import SettingError, shown
+from demixr_daemon.intake.youtube import YoutubeSettings
 from demixr_daemon.settings import DaemonOptions, Options, daemon_defaults, section_defaults
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class Configuration:
     """The database of the beets library."""
     music: Path
     """The folder of the library's tracks."""
-    youtube: dict[str, Any]
+    youtube: YoutubeSettings
     web: dict[str, Any]
 
     @property
@@ -78,9 +80,7 @@ def of(source: confuse.ConfigView, file: Path | None = None) -> Configuration:
         section.add(section_defaults())
         daemon = section["daemon"]
         known = daemon_defaults()
-        for key in daemon.keys():  # noqa: SIM118 -- a view is no mapping
-            if key not in known:
-                raise SettingError(f"demix.daemon.{key}: there is no such setting; there are {', '.join(known)}")
+        _know(daemon, known)
         return Configuration(
             file=file,
             options=options(section),
@@ -89,7 +89,7 @@ def of(source: confuse.ConfigView, file: Path | None = None) -> Configuration:
             mirror=_text(section["mirror"]),
             library=source["library"].as_path(),
             music=source["directory"].as_path(),
-            youtube=dict(daemon["youtube"].flatten()),
+            youtube=_youtube(daemon["youtube"]),
             web=dict(daemon["web"].flatten()),
         )
     except (confuse.ConfigError, TypeError) as error:  # a TypeError where the file is no mapping
@@ -131,6 +131,24 @@ def _daemon(section: confuse.ConfigView) -> DaemonOptions:
         state_dir=_path(section["state_dir"]),
         worker=_text(section["worker"]),
     )
+
+
+def _youtube(section: confuse.ConfigView) -> YoutubeSettings:
+    known = {field.name for field in fields(YoutubeSettings)}
+    _know(section, known)
+    values = {key: section[key].get() for key in known if section[key].exists()}
+    given = {key: value for key, value in values.items() if value is not None}
+    if "js_runtimes" in given:
+        given["js_runtimes"] = tuple(section["js_runtimes"].as_str_seq())
+    if given.get("cookiefile"):
+        given["cookiefile"] = section["cookiefile"].as_filename()
+    return YoutubeSettings(**given)
+
+
+def _know(section: confuse.ConfigView, known: Collection[str]) -> None:
+    for key in section.keys():  # noqa: SIM118 -- a view is no mapping
+        if key not in known:
+            raise SettingError(f"{section.name}.{key}: there is no such setting; there are {', '.join(sorted(known))}")
 
 
 def _path(view: confuse.ConfigView) -> Path | None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from demixr_daemon import configuration
 from demixr_daemon.configuration import Configuration
 from demixr_daemon.errors import DemixrError, SettingError, shown
-from demixr_daemon.intake import youtube
 from demixr_daemon.intake.queue_file import QueueFile
 from demixr_daemon.intake.scan import Inbox
 from demixr_daemon.intake.watch import Watch
@@ -175,10 +174,6 @@ def check(settings: Configuration) -> None:
         if folder and (_inside(folder, settings.music) or _inside(settings.music, folder)):
             raise SettingError(f"demix.daemon.watch.{key}: {shown(folder)} and the music folder {shown(settings.music)} are "
                                "one in the other; watch a folder outside of it")  # fmt: skip
-    try:
-        youtube.YoutubeSettings(**settings.youtube)
-    except TypeError as error:
-        raise SettingError(f"demix.daemon.youtube: {error}") from error
 
 
 def serve_web(daemon: Daemon) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -21,6 +22,9 @@ from demixr_daemon.separation.models import ModelStore
 from demixr_daemon.separation.openunmix import network
 from demixr_daemon.settings import TARGETS
 from tests.made_song import RATE_HZ, made_mixture
+
+if TYPE_CHECKING:
+    from tests.daemon_home import Home
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -149,3 +153,14 @@ class Library:
 def library(tmp_path: Path, weights: Path) -> Library:
     """An empty library whose plugin uses the small networks."""
     return Library(tmp_path / "library", f"  model: {weights}\n")
+
+
+@pytest.fixture
+def home(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A library with watched folders and a queue file; its daemon is not running yet."""
+    from tests.daemon_home import Home
+
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    made = Home(tmp_path / "home", weights)
+    yield made
+    made.end()

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mediafile
-import pytest
 import soundfile
 
 from demixr_daemon import configuration, stems
@@ -135,12 +133,3 @@ def status(home: Home) -> dict[str, Any]:
     answer = home.demixr("status", "--json", "-n", "1000")
     assert answer.returncode == 0, answer.stderr
     return dict(json.loads(answer.stdout))
-
-
-@pytest.fixture
-def home(tmp_path: Path, weights: Path) -> Iterator[Home]:
-    """A home; the daemon is not running yet."""
-    made = Home(tmp_path / "home", weights)
-    os.environ.pop("JOURNAL_STREAM", None)
-    yield made
-    made.end()

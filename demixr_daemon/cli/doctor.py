@@ -95,7 +95,7 @@ def _jobs(settings: Configuration) -> str:
 def _youtube(settings: Configuration) -> str:
     from demixr_daemon.intake import youtube
 
-    found = youtube.versions(youtube.YoutubeSettings(**settings.youtube))
+    found = youtube.versions(settings.youtube)
     if not set(found) & set(youtube.JS_RUNTIMES):
         raise Ailing("no JavaScript runtime, which yt-dlp needs for YouTube; install deno (https://deno.com) or nodejs")
     return ", ".join(f"{name} {version}" for name, version in found.items())

@@ -24,7 +24,7 @@ from demixr_daemon.jobs.work import path_identity
 
 TRIES = 6
 """Of a stage, where it may help."""
-_LOOKUPS = 3  # of a track that is not where the library said
+_LOOKUPS = 5  # of a track that is not where or what it was
 _log = logging.getLogger("demixr.jobs")
 
 
@@ -53,7 +53,7 @@ class Stages:
             self.configuration.staging.rmdir()  # if it is empty
 
     def _download(self, job: Job, watchful: Watchful) -> None:
-        settings = youtube.YoutubeSettings(**self.configuration.youtube)
+        settings = self.configuration.youtube
         details = job.details
         if "id" not in details:
             entries = youtube.expand(details["url"], settings, watchful)
@@ -139,15 +139,22 @@ class Stages:
 
     def _separate(self, job: Job, watchful: Watchful) -> None:
         path = self.configuration.music / job.details["path"]
-        if not path.exists():
+        mark = _mark(path)
+        if not mark:
             self._look_up(job)
             return
         folder = job.details.get("folder")
         report = _Report(self.ledger, job)
-        made = self.separator.call(
-            {"do": "separate", "path": str(path), "folder": str(self.configuration.music / folder) if folder else None,
-             "options": job.details.get("options", {})}, report.news, watchful,
-        )  # fmt: skip
+        try:
+            made = self.separator.call(
+                {"do": "separate", "path": str(path), "folder": str(self.configuration.music / folder) if folder else None,
+                 "options": job.details.get("options", {})}, report.news, watchful,
+            )  # fmt: skip
+        except AudioError:
+            if _mark(path) == mark:
+                raise
+            self._look_up(job)  # it moved, or was given other tags, meanwhile
+            return
         if made["made"]:
             _log.info("%s: separated in %.1f s", job.title, time.monotonic() - report.begun)
         made_in = Path(made["folder"])
@@ -165,10 +172,10 @@ class Stages:
             self._look_up(job)
 
     def _look_up(self, job: Job) -> None:
-        """The track is not where it was: ask the library."""
+        """The track is not where or what it was: ask the library."""
         lookups = job.details.get("lookups", 0)
         if job.item_id is None or lookups >= _LOOKUPS:
-            raise AudioError(f"{shown(job.details['path'])}: No such file or directory; check the file")
+            raise AudioError(f"{shown(job.details['path'])}: is not there, or changes all the time; check the file")
         self.ledger.hand_over(job, "import", details=job.details | {"lookups": lookups + 1})
 
 
@@ -194,6 +201,15 @@ class _Report:
         if time.monotonic() - self._written >= 1.0:
             self._written = time.monotonic()
             self._ledger.note(self._job, progress=progress, speed=speed, left_s=left_s)
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Size and time; None where there is no file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _of(item: dict[str, Any], job: Job) -> dict[str, Any]:

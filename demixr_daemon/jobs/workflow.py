@@ -25,7 +25,7 @@ from demixr_daemon.settings import DaemonOptions
 
 MOST_STARTS = 25
 """A job with which the daemon died so often is parked."""
-BUSY_POLL_S, IDLE_POLL_S = 0.25, 1.0
+BUSY_POLL_S, IDLE_POLL_S = 0.25, 1.5
 _PARKED = ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", "ERROR")
 _log = logging.getLogger("demixr.jobs")
 _run: Callable[[str, int], None]

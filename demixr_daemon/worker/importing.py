@@ -112,7 +112,8 @@ class Importing:
         if self._way == "move":
             staging.remove(source, done["originals"])
         items = [item for number in done["items"] if (item := self._lib.get_item(number))]
-        title = f"{items[0].albumartist or items[0].artist} - {items[0].album}" if len(items) > 1 else ""
+        album = items[0].album or source.name if len(items) > 1 else ""
+        title = f"{items[0].albumartist or items[0].artist} - {album}" if album else ""
         return {"items": [self._described(item) for item in items], "title": title or (_title(items[0]) if items else ""),
                 "bad": done["bad"], "duplicates": done["duplicates"]}  # fmt: skip
 

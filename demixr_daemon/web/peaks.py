@@ -6,6 +6,7 @@ A long track takes a while the first time: it is computed in one thread of its o
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ SPANS = 3000
 _LEAST_SAMPLES = 64
 _BLOCK_SPANS = 64
 _PATIENCE_S = 30.0
+_MOST_WAITING = 8
 
 
 def span_samples(samples: int) -> int:
@@ -49,47 +51,65 @@ class Peaks:
         self._folder = folder
         self._worker = ThreadPoolExecutor(1, "peaks")
         self._lock = threading.Lock()
-        self._running: dict[str, _Growing] = {}
+        self._begun: OrderedDict[str, _Growing] = OrderedDict()
 
     def of(self, sources: Sources) -> Iterator[bytes]:
         """The waveform, in parts as they become known."""
-        kept = self._folder / f"{sources.version}.peaks"
         try:
-            yield kept.read_bytes()
+            yield self._kept(sources).read_bytes()
             return
         except OSError:
             pass
         with self._lock:
-            growing = self._running.get(sources.version)
+            growing = self._begun.get(sources.version)
             if growing is None:
-                growing = self._running[sources.version] = _Growing()
-                self._worker.submit(self._compute, sources, kept, growing)
+                growing = self._begun[sources.version] = _Growing(sources)
+                self._worker.submit(self._work)
+            waiting = [other for other in self._begun.values() if not other.taken]
+            for other in waiting[:-_MOST_WAITING]:  # somebody clicks from track to track: nobody looks at the first any more
+                del self._begun[other.sources.version]
+                other.finish()
         yield from growing
 
-    def _compute(self, sources: Sources, kept: Path, growing: _Growing) -> None:
+    def _kept(self, sources: Sources) -> Path:
+        return self._folder / f"{sources.version}.peaks"
+
+    def _work(self) -> None:
+        """Compute what was asked for last."""
+        with self._lock:
+            growing = next((one for one in reversed(self._begun.values()) if not one.taken), None)
+            if growing is None:
+                return
+            growing.taken = True
         try:
-            lanes = Lanes(sources)
-            try:
-                for part in measured(lanes):
-                    growing.add(part)
-            finally:
-                lanes.close()
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            new = kept.with_suffix(".new")
-            new.write_bytes(growing.content)
-            new.replace(kept)
+            self._compute(growing)
         except (DemixrError, OSError):
             pass  # no waveform: the player says what is wrong with the files
         finally:
             growing.finish()
             with self._lock:
-                self._running.pop(sources.version, None)
+                del self._begun[growing.sources.version]
+
+    def _compute(self, growing: _Growing) -> None:
+        lanes = Lanes(growing.sources)
+        try:
+            for part in measured(lanes):
+                growing.add(part)
+        finally:
+            lanes.close()
+        kept = self._kept(growing.sources)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        new = kept.with_suffix(".new")
+        new.write_bytes(growing.content)
+        new.replace(kept)
 
 
 class _Growing:
-    """A waveform that is being computed."""
+    """A waveform that is being computed, or waits for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+        self.taken = False
         self.content = b""
         self._done = False
         self._more = threading.Condition()
@@ -111,7 +131,7 @@ class _Growing:
                 if told == len(self.content) and not self._done:
                     self._more.wait(_PATIENCE_S)
                 part = self.content[told:]
-                done = self._done
+                done = self._done or not part  # nothing for so long: the page has what there is
             if part:
                 told += len(part)
                 yield part

@@ -73,8 +73,6 @@ async function play(id, {settings = {}, start = true, at = 0} = {}) {
     library.mark(id);
     openDeck(true);
     showCallout();
-    deck.drawTicks();
-    deck.showLoop();
     showQueue();
     if (start) { history.replaceState(null, '', `#track=${id}`); await player.play(); }
   } catch (error) { toast(error.message, 'bad'); }
@@ -183,7 +181,7 @@ const KEYS = {
   ArrowRight: (event) => player.seek(player.position_s + (event.shiftKey ? 1 : 5)),
   ArrowUp: () => deck.setVolume(Number($('#volume').value) + 5),
   ArrowDown: () => deck.setVolume(Number($('#volume').value) - 5),
-  '[': () => deck.mark(0), ']': () => deck.mark(1), l: () => deck.toggleLoop(),
+  '[': () => deck.ruler.mark(0), ']': () => deck.ruler.mark(1), l: () => deck.ruler.toggleLoop(),
   n: next, p: previous, 0: () => deck.resetMix(),
   '/': () => { openDeck(false); showTab('library'); $('#query').focus(); },
   '?': () => $('#help').showModal(),

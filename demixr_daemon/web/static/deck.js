@@ -1,15 +1,13 @@
 // The player as it is seen: lanes with their faders, the ruler with its loop, the transport.
 import * as api from './api.js';
-import {$, $$, clock, cover, el, hue, icon, spoken, toast} from './dom.js';
+import {$, $$, clock, cover, el, hue, icon, toast} from './dom.js';
 import {Mix, remember, remembered} from './mix.js';
+import {Ruler, valued} from './ruler.js';
 import {Waveforms} from './waveform.js';
 
 const NAMES = {vocals: 'Vocals', drums: 'Drums', bass: 'Bass', other: 'Other', mix: 'Track'};
 const title = (lane) => NAMES[lane] ?? lane;
 const ICONS = ['vocals', 'drums', 'bass', 'other', 'mix'];
-const LEAST_LOOP_S = 0.05;
-const DRAG_PX = 5;
-const TICKS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200];
 
 export const colourOf = (lane) => `var(--${ICONS.includes(lane) ? lane : 'other'})`;
 
@@ -17,14 +15,12 @@ export class Deck {
   constructor(player) {
     this.player = player;
     this.waveforms = new Waveforms();
+    this.ruler = new Ruler(player);
     this.levels = [];
     player.addEventListener('state', () => this.moved());
-    player.addEventListener('loop', () => this.showLoop());
     player.addEventListener('error', ({detail}) => this.broken(detail));
     this.wireTransport();
-    this.wireRuler();
     this.drawHero();
-    new ResizeObserver(() => this.drawTicks()).observe($('#ruler'));
   }
 
   // Show a track and make it ready to play; `settings`: {mix, speed, key, loop} of a link, or nothing.
@@ -42,7 +38,7 @@ export class Deck {
     this.applyMix();
     if (at) this.player.seek(at);
     const limit = (sample) => Math.max(0, Math.min(about.samples, sample));
-    if (settings.loop?.length === 2) this.player.setLoop(settings.loop.map(limit));
+    this.ruler.begin(settings.loop?.map(limit));
     await this.setTempo(settings.speed || 1, settings.key || 0);
     this.moved();
     this.waveforms.show(about, $$('.lane').map((lane) => $$('canvas', lane)), (lane) => getComputedStyle($$('.lane')[lane]).getPropertyValue('--c'))
@@ -195,9 +191,9 @@ export class Deck {
     $('#key').addEventListener('input', tempo);
     $('#tempo-reset').addEventListener('click', () => this.setTempo(1, 0));
     $('#volume').addEventListener('input', () => this.setVolume(Number($('#volume').value)));
-    $('#loop-a').addEventListener('click', () => this.mark(0));
-    $('#loop-b').addEventListener('click', () => this.mark(1));
-    $('#loop-off').addEventListener('click', () => this.toggleLoop());
+    $('#loop-a').addEventListener('click', () => this.ruler.mark(0));
+    $('#loop-b').addEventListener('click', () => this.ruler.mark(1));
+    $('#loop-off').addEventListener('click', () => this.ruler.toggleLoop());
     for (const input of $$('#transport input[type=range]')) fillRange(input);
   }
 
@@ -206,44 +202,6 @@ export class Deck {
     $('#volume').value = value;
     fillRange($('#volume'));
     this.player.setVolume((value / 100) ** 2);
-  }
-
-  // The loop: set its start or end here; once both are known it is on.
-  mark(end) {
-    if (!this.about) return;
-    const {about, player} = this;
-    const at = Math.round(player.state.position);
-    const old = player.loop ?? this.lastLoop ?? [0, about.samples];
-    const least = LEAST_LOOP_S * about.rate_hz;
-    const loop = end ? [Math.min(old[0], Math.max(0, at - least)), Math.max(at, least)] : [at, old[1] > at + least ? old[1] : about.samples];
-    if (loop[1] - loop[0] >= least) this.setLoop(loop.map(Math.round));
-  }
-
-  setLoop(loop) {
-    this.lastLoop = loop;
-    this.player.setLoop(loop);
-    if (loop && (this.player.state.position < loop[0] || this.player.state.position >= loop[1])) this.player.seek(loop[0] / this.about.rate_hz);
-  }
-
-  toggleLoop() {
-    if (!this.about) return;
-    if (this.player.loop) { this.lastLoop = this.player.loop; this.player.setLoop(null); } else this.setLoop(this.lastLoop ?? [0, this.about.samples]);
-  }
-
-  showLoop() {
-    const loop = this.player.loop;
-    const samples = this.about?.samples || 1;
-    for (const node of [$('#region'), $('#grip-a'), $('#grip-b'), ...$$('.looped')]) node.hidden = !loop;
-    $('#loop-off').setAttribute('aria-pressed', Boolean(loop));
-    $('#loop-a').classList.toggle('set', Boolean(loop));
-    $('#loop-b').classList.toggle('set', Boolean(loop));
-    if (!loop) return;
-    const [a, b] = loop.map((sample) => (100 * sample) / samples);
-    for (const node of [$('#region'), ...$$('.looped')]) { node.style.left = `${a}%`; node.style.width = `${b - a}%`; }
-    [['#grip-a', a, loop[0]], ['#grip-b', b, loop[1]]].forEach(([id, at, sample]) => {
-      $(id).style.left = `${at}%`;
-      valued($(id), sample / this.about.rate_hz, this.player.duration);
-    });
   }
 
   // Seek with a click or a drag on any waveform.
@@ -262,68 +220,6 @@ export class Deck {
       node.addEventListener('pointerup', stop, {once: true});
       node.addEventListener('pointercancel', stop, {once: true});
     });
-  }
-
-  // A click on the ruler seeks, a drag marks a loop; the loop's ends can be dragged and moved with arrow keys.
-  wireRuler() {
-    const ruler = $('#ruler');
-    const sample = (event) => {
-      const box = ruler.getBoundingClientRect();
-      return Math.round(Math.max(0, Math.min(1, (event.clientX - box.left) / box.width)) * this.about.samples);
-    };
-    ruler.addEventListener('pointerdown', (event) => {
-      if (event.button || !this.about) return;
-      ruler.setPointerCapture(event.pointerId);
-      const begun = {x: event.clientX, sample: sample(event)};
-      const grip = event.target.closest('.grip');
-      const least = LEAST_LOOP_S * this.about.rate_hz;
-      let dragged = Boolean(grip);
-      const fixed = grip ? this.player.loop[grip.id === 'grip-a' ? 1 : 0] : begun.sample;
-      const cap = event.target.closest('.cap');
-      const move = (moved) => {
-        dragged ||= Math.abs(moved.clientX - begun.x) > DRAG_PX;
-        if (!dragged) return;
-        if (cap) { this.player.seek(sample(moved) / this.about.rate_hz); return; }
-        const loop = [fixed, sample(moved)].sort((a, b) => a - b);
-        if (loop[1] - loop[0] >= least) { this.lastLoop = loop; this.player.setLoop(loop); }
-      };
-      ruler.addEventListener('pointermove', move);
-      const stop = () => {
-        ruler.removeEventListener('pointermove', move);
-        if (!dragged) this.player.seek(begun.sample / this.about.rate_hz);
-        else if (!cap && this.player.loop) this.setLoop(this.player.loop);
-      };
-      ruler.addEventListener('pointerup', stop, {once: true});
-      ruler.addEventListener('pointercancel', () => ruler.removeEventListener('pointermove', move), {once: true});
-    });
-    const keyed = (node, change) => node.addEventListener('keydown', (event) => {
-      const step = {ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1}[event.key];
-      if (!step || !this.about) return;
-      event.preventDefault();
-      event.stopPropagation();
-      change(step * (event.shiftKey ? 0.1 : 1));
-    });
-    keyed($('#cap'), (step) => this.player.seek(this.player.position_s + step * 5));
-    [0, 1].forEach((end) => keyed($(end ? '#grip-b' : '#grip-a'), (step) => {
-      const loop = [...this.player.loop];
-      loop[end] = Math.max(0, Math.min(this.about.samples, Math.round(loop[end] + step * this.about.rate_hz)));
-      if (loop[1] - loop[0] >= LEAST_LOOP_S * this.about.rate_hz) this.setLoop(loop);
-    }));
-  }
-
-  drawTicks() {
-    const width = $('#ruler').clientWidth;
-    const {duration} = this.player;
-    if (!width || !duration) return;
-    const step = TICKS_S.find((s) => (s / duration) * width > 76) ?? 1800;
-    const ticks = [];
-    for (let s = 0; s < duration - step / 3; s += step) {
-      const left = `${(100 * s) / duration}%`;
-      const [label, line] = [el('span', {text: clock(s)}), el('i')];
-      label.style.left = line.style.left = left;
-      ticks.push(label, line);
-    }
-    $('#ticks').replaceChildren(...ticks);
   }
 
   moved() {
@@ -371,11 +267,4 @@ export class Deck {
 export function fillRange(input) {
   const [min, max] = [Number(input.min), Number(input.max)];
   input.style.setProperty('--v', `${(100 * (input.value - min)) / (max - min)}%`);
-}
-
-function valued(node, seconds, duration) {
-  node.setAttribute('aria-valuemin', 0);
-  node.setAttribute('aria-valuemax', Math.round(duration));
-  node.setAttribute('aria-valuenow', Math.round(seconds));
-  node.setAttribute('aria-valuetext', `${spoken(seconds)} of ${spoken(duration)}`);
 }

@@ -25,7 +25,8 @@ bench: $(READY)
 	$(VENV)/bin/python -m benchmarks.memory
 
 screenshots: $(READY)
-	$(VENV)/bin/python -m benchmarks.screenshots docs
+	$(VENV)/bin/python -m benchmarks.screenshots screenshots
+	mkdir -p docs && cp screenshots/desktop-dark.jpg screenshots/phone-light.jpg docs/
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -45,11 +45,11 @@ _SONGS = [  # artist, album, year, titles
     ("Kiln", "Ember", 2023, ("Low Tide", "Cinder Path")),
 ]
 _SEPARATED = ("Harbour Lights", "Slow Signal", "Paper Moons", "Polvo y Cielo")
-_QUALITY = 84
+_QUALITY = 74
 _FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
           "--disable-background-networking", "--disable-component-update",
           "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
-_DESKTOP = {"viewport": {"width": 1280, "height": 800}}
+_DESKTOP = {"viewport": {"width": 1280, "height": 800}, "device_scale_factor": 1.5}
 _PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
 
 

@@ -177,7 +177,7 @@ def test_muting_leaves_only_the_others(page: Any, listening: Listening) -> None:
     assert_is(heard(page, 0.5), listening.mixture("Alpha") - listening.stem("Alpha", "vocals"))
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [1, 3])
 def test_solo_leaves_one(window: Callable[..., Any], listening: Listening, number: int) -> None:
     page = window()
     start(page, "Alpha")
@@ -239,7 +239,7 @@ def test_a_loop_is_marked_with_keys_and_the_ruler(page: Any) -> None:
     page.wait_for_selector("#region", state="hidden")
 
 
-@pytest.mark.parametrize(("speed", "key"), [(0.5, 0), (1.5, 0), (1, 5), (0.8, -3)])
+@pytest.mark.parametrize(("speed", "key"), [(0.5, 0), (1.5, 0), (1, 5)])
 def test_speed_and_key_are_apart(window: Callable[..., Any], listening: Listening, speed: float, key: int) -> None:
     page = window(f"#track={listening.id('Tone')}&speed={speed}&key={key}")
     page.wait_for_function("document.querySelector('#now-title').textContent === 'Tone'")
@@ -385,9 +385,8 @@ def test_the_page_is_light(window: Callable[..., Any]) -> None:
     assert everything < 300_000
 
 
-@pytest.mark.parametrize("scheme", ["dark", "light"])
-@pytest.mark.parametrize("width", [1280, 360])
-def test_axe_finds_nothing_serious(window: Callable[..., Any], scheme: str, width: int) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (1280, "light"), (360, "light")])
+def test_axe_finds_nothing_serious(window: Callable[..., Any], width: int, scheme: str) -> None:
     page = window(viewport={"width": width, "height": 760}, color_scheme=scheme)
     views: list[Callable[[], object]] = [lambda: start(page, "Alpha"), lambda: page.keyboard.press("1")]
     if width > 900:
@@ -410,7 +409,7 @@ def axe(page: Any) -> list[str]:
             if rule["impact"] in ("serious", "critical") for node in rule["nodes"]]  # fmt: skip
 
 
-@pytest.mark.parametrize("width", [360, 768, 1024])
+@pytest.mark.parametrize("width", [360, 1024])
 def test_nothing_sticks_out(window: Callable[..., Any], width: int) -> None:
     page = window(viewport={"width": width, "height": 740}, has_touch=True)
     start(page, "Alpha")

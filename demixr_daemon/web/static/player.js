@@ -51,7 +51,7 @@ export class Player extends EventTarget {
     if (this.context && this.context.sampleRate === rate_hz && this.context.state !== 'closed') return;
     await this.context?.close();
     this.stretchLoaded = null;
-    this.context = new AudioContext({sampleRate: rate_hz, latencyHint: 'playback'});
+    this.context = new AudioContext({sampleRate: rate_hz, latencyHint: 'balanced'});
     if (this.context.audioWorklet) {
       await this.context.audioWorklet.addModule(new URL('worklet.js', import.meta.url));
       const node = new AudioWorkletNode(this.context, 'demixr', {numberOfInputs: 0, outputChannelCount: [2]});

@@ -31,7 +31,7 @@ __all__ = ["listening"]
 
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update", "--autoplay-policy=no-user-gesture-required",
-         "--enable-precise-memory-info", "--js-flags=--expose-gc"]  # fmt: skip
+         "--js-flags=--expose-gc"]  # fmt: skip
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 
 # What goes to the loudspeakers is recorded beside it, in the audio thread.
@@ -398,7 +398,7 @@ def test_axe_finds_nothing_serious(window: Callable[..., Any], width: int, schem
         view()
         page.wait_for_timeout(450)
         found += axe(page)
-    assert found == []
+    assert not found, "\n".join(sorted(set(found)))
 
 
 def axe(page: Any) -> list[str]:
@@ -473,13 +473,16 @@ def test_an_hour_plays_in_bounded_memory(window: Callable[..., Any], listening: 
         page.wait_for_timeout(400)
         sizes.append(memory(page))
     print("MB:", [round(size / 1e6) for size in sizes])
-    assert max(sizes[30:]) < max(sizes[5:15]) + 40e6
+    assert max(sizes[30:]) < max(sizes[5:15]) + 60e6  # the sixty places hold 800 MB
     assert page.evaluate("document.body.classList.contains('playing')")
 
 
-def memory(page: Any) -> float:
-    """Bytes of the page's process."""
-    return float(page.evaluate("(gc(), performance.memory.usedJSHeapSize)"))
+def memory(page: Any) -> int:
+    """Bytes that Chromium's renderers hold: of this page, for there is no other."""
+    page.evaluate("gc()")
+    processes = page.context.browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    pages = [Path(f"/proc/{process['id']}/statm") for process in processes if process["type"] == "renderer"]
+    return sum(int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") for statm in pages)
 
 
 def hour(listening: Listening) -> None:

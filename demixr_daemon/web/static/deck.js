@@ -185,7 +185,7 @@ export class Deck {
 
   wireTransport() {
     const {player} = this;
-    $('#play').addEventListener('click', () => (player.about ? player.toggle() : document.dispatchEvent(new CustomEvent('play-first'))));
+    $('#play').addEventListener('click', () => (player.loading ? player.toggle() : document.dispatchEvent(new CustomEvent('play-first'))));
     const tempo = () => this.setTempo(Number($('#speed').value), Number($('#key').value));
     $('#speed').addEventListener('input', tempo);
     $('#key').addEventListener('input', tempo);

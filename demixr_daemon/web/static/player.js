@@ -19,6 +19,8 @@ export class Player extends EventTarget {
     this.generation = 0;
     this.blocks = new Set();
     this.fetching = new Map();
+    this.loading = null;
+    this.tell = () => {};
   }
 
   get duration() { return this.about ? this.about.samples / this.about.rate_hz : 0; }
@@ -26,21 +28,28 @@ export class Player extends EventTarget {
 
   emit(name, detail) { this.dispatchEvent(new CustomEvent(name, {detail})); }
 
-  // Make a track the one that is played; resolves when the first block is here.
-  async load(about) {
-    this.generation++;
+  // Make a track the one that is played; resolves when it can be.
+  load(about) {
+    this.loading = this.change(about);
+    return this.loading;
+  }
+
+  async change(about) {
+    const generation = ++this.generation;
+    this.tell('pause');
     for (const {controller} of this.fetching.values()) controller.abort();
     this.fetching.clear();
     this.blocks.clear();
+    await this.prepare(about.rate_hz);
+    if (generation !== this.generation) return; // another one was chosen meanwhile
     this.about = about;
     this.serial = 0;
     this.loop = null;
     this.speed = 1;
     this.semitones = 0;
     this.state = {position: 0, reading: 0, playing: false, waiting: false, levels: about.lanes.map(() => 0)};
-    await this.prepare(about.rate_hz);
     this.tell('load', {lanes: about.lanes.length, samples: about.samples, blockSamples: about.block_samples,
-      float: about.float, track: this.generation});
+      float: about.float, track: generation});
     this.tell('volume', {gain: this.gain});
     this.emit('state', this.state);
     this.fill();
@@ -89,6 +98,7 @@ export class Player extends EventTarget {
   }
 
   async play() {
+    await this.loading;
     if (!this.about) return;
     if (this.state.position >= this.about.samples - 1) this.seek(0);
     clearTimeout(this.rest);

@@ -61,7 +61,7 @@ export class Work extends EventTarget {
     $('#work-count').hidden = !open && !counts.failed;
     $('#work-count').textContent = open || counts.failed || 0;
     $('#work-count').classList.toggle('live', open > 0);
-    $('#work-count').setAttribute('aria-label', open ? `${open} under way` : `${counts.failed} failed`);
+    $('#work-count').title = open ? `${open} under way` : `${counts.failed || 0} failed`;
     const kept = new Map();
     for (const job of jobs) {
       const text = JSON.stringify(job);

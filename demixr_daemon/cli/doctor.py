@@ -39,7 +39,8 @@ def _looks(settings: Configuration) -> Iterator[tuple[str, Callable[[], str]]]:
     options = settings.daemon
     yield "settings", lambda: _settings(settings)
     yield "music folder", lambda: _writable(settings.music)
-    yield "library", lambda: _writable(settings.library)
+    if "import" in options.stages:
+        yield "library", lambda: _writable(settings.library)
     yield "free disk", lambda: _free(settings)
     yield "model", lambda: _model(settings)
     yield "jobs", lambda: _jobs(settings)

@@ -80,9 +80,9 @@ class Turns:
             end.join()
 
     def sweep(self) -> None:
-        """Delete the staging folders of jobs that are over."""
+        """Delete the staging folders of jobs that are over, if this is the machine that imports."""
         staging = self.stages.configuration.staging
-        if staging.is_dir():
+        if "import" in self.stages.configuration.daemon.stages and staging.is_dir():
             for place in list(staging.iterdir()):
                 row = self.ledger.work.row(place.name)
                 over = row is None or row.state not in UNFINISHED or row.stage in ("separate", "record")

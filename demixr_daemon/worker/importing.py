@@ -175,7 +175,7 @@ class Importing:
             return
         _log.warning("an unfinished import is taken back: %s", key)
         if (place / "files").exists():  # imported where it lay, it is there and beets finds it again
-            for item in self._lib.items(MatchQuery(JOB_FIELD, key)):
+            for item in self._lib.items(MatchQuery(JOB_FIELD, key, fast=False)):
                 item.remove(delete=not item.filepath.is_relative_to(place))
             for line in (place / "moves").read_text("ascii").splitlines() if (place / "moves").exists() else []:
                 with contextlib.suppress(ValueError):  # the last line may be half a line

@@ -89,7 +89,7 @@ def _pictures(browser: Browser, url: str, folder: Path) -> None:
 
 def _listening(page: Page) -> None:
     page.locator("#rows .open", has_text="Harbour Lights").click()
-    page.wait_for_function("document.body.classList.contains('playing')")
+    page.wait_for_selector("body.playing")
     page.wait_for_timeout(1500)
     wave = page.locator(".wave").first.bounding_box()
     assert wave

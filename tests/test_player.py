@@ -449,7 +449,7 @@ def test_it_plays_under_its_policy(window: Callable[..., Any], listening: Listen
     page.locator("#play").click()
     page.wait_for_selector("#elapsed:text('0:01')")
     page.locator("#tempo summary").click()
-    page.get_by_label("Key").fill("2")
+    page.fill("#key", "2")
     page.get_by_role("tab", name="Work").click()
     page.wait_for_selector("#elapsed:text('0:03')")
     assert forbidden == []

@@ -40,6 +40,7 @@ export class Deck {
     const limit = (sample) => Math.max(0, Math.min(about.samples, sample));
     this.ruler.begin(settings.loop?.map(limit));
     await this.setTempo(settings.speed || 1, settings.key || 0);
+    $('#elapsed').textContent = ''; // said anew, with the new length
     this.moved();
     this.waveforms.show(about, $$('.lane').map((lane) => $$('canvas', lane)), (lane) => getComputedStyle($$('.lane')[lane]).getPropertyValue('--c'))
       .catch((error) => toast(error.message, 'bad'));

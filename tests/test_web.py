@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -563,3 +564,8 @@ def test_demixr_web_serves_the_page_alone(listening: Listening) -> None:
     finally:
         process.send_signal(2)
         assert process.wait(20) == 130
+
+
+def test_the_readme_tells_of_every_setting_of_the_page() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    assert [field.name for field in fields(WebSettings) if f"      {field.name}:" not in readme] == []

@@ -45,7 +45,7 @@ _SONGS = [  # artist, album, year, titles
     ("Kiln", "Ember", 2023, ("Low Tide", "Cinder Path")),
 ]
 _SEPARATED = ("Harbour Lights", "Paper Moons")
-_QUALITY = 74
+_QUALITY = 70
 _FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
           "--disable-background-networking", "--disable-component-update",
           "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
@@ -104,6 +104,8 @@ def _albums(page: Page) -> None:
 
 def _working(page: Page) -> None:
     page.locator("#rows .open", has_text="Half Asleep").click()
+    page.wait_for_selector("body.playing")
+    page.keyboard.press("Space")
     page.get_by_role("button", name="Separate", exact=True).click()
     page.get_by_role("tab", name="Work").click()
     page.fill("#url", "http://127.0.0.1:9/no-such-song.mp3")

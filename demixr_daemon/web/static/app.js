@@ -116,7 +116,7 @@ function showQueue() {
   $('#queue-rows').replaceChildren(...queue.slice(0, 200).map((row, k) => el('li', {class: 'row'},
     el('button', {class: 'open', onclick: () => { played.push(...[playing, ...queue.splice(0, k)].filter(Boolean)); playing = queue.shift(); play(playing.id); }},
       cover(`tracks/${row.id}`, row.album || row.title), el('span', {class: 'names'}, el('b', {text: row.title}), el('small', {text: row.artist})), el('time', {text: clock(row.length)})),
-    el('button', {class: 'quiet stay', 'aria-label': `Remove from the queue: ${row.title}`, onclick: () => { queue.splice(k, 1); showQueue(); }}, icon('close')))));
+    el('button', {class: 'quiet', 'aria-label': `Remove from the queue: ${row.title}`, onclick: () => { queue.splice(k, 1); showQueue(); }}, icon('close')))));
 }
 
 // ---- separating the track that is shown

@@ -73,8 +73,8 @@ export class Library extends EventTarget {
       el('button', {class: 'open', onclick: () => this.emit('play', row)}, cover(`tracks/${row.id}`, row.album || row.title),
         el('span', {class: 'names'}, el('b', {text: row.title}), el('small', {text: [row.artist, row.album].filter(Boolean).join(' · ')})),
         el('span', {class: 'meta'}, stems, el('time', {text: clock(row.length)}))),
-      !row.stems.length && this.canSeparate ? quiet('split', 'Separate', () => this.emit('separate', row)) : null,
-      quiet('plus', 'Add to the queue', () => this.emit('enqueue', row)));
+      el('span', {class: 'acts'}, !row.stems.length && this.canSeparate ? quiet('split', 'Separate', () => this.emit('separate', row)) : null,
+        quiet('plus', 'Add to the queue', () => this.emit('enqueue', row))));
   }
 
   album(row) {

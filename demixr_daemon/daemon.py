@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from demixr_daemon import configuration
@@ -38,16 +38,29 @@ class Chore:
 
     every_s: float
     do: Callable[[], None]
-    due: float = field(default=0.0)
+    aside: bool = False
+    """It may take its time, and does so in a thread."""
+    due: float = 0.0
+    _thread: threading.Thread | None = None
 
     def step(self, now: float) -> None:
-        """Do it if it is due; what goes wrong is told, and tried again next time."""
-        if now >= self.due:
+        """Do it if it is due."""
+        if now >= self.due and not (self._thread and self._thread.is_alive()):
             self.due = now + self.every_s
-            try:
-                self.do()
-            except (DemixrError, OSError) as error:
-                _log.error("%s", error)
+            if self.aside:
+                self._thread = threading.Thread(target=self.run, daemon=True)
+                self._thread.start()
+            else:
+                self.run()
+
+    def run(self) -> None:
+        """Do it now; what goes wrong is told, and tried again next time."""
+        try:
+            self.do()
+        except (DemixrError, OSError) as error:
+            _log.error("%s", error)
+        except Exception:
+            _log.exception("an error of this program")
 
 
 class Daemon:
@@ -73,8 +86,8 @@ class Daemon:
             Chore(5.0, self.workflows.take_over),
             Chore(10.0, self._let_children_go),
             Chore(30.0, lambda: self.workflows.park(self.stages.ledger)),
-            Chore(60.0, self.turns.sweep),
-            Chore(3600.0, self._prune),
+            Chore(60.0, self.turns.sweep, aside=True),
+            Chore(3600.0, self._prune, aside=True),
         ]
 
     def run(self) -> None:

@@ -281,7 +281,7 @@ def test_doctor_and_install(home: Home) -> None:
     unit = home.demixr("-c", home.base / "config.yaml", "install", "--print")
     assert unit.returncode == 0, unit.stderr
     assert f"-c {home.base / 'config.yaml'} run" in unit.stdout
-    assert f'"{home.music}"' in unit.stdout
+    assert f'"-{home.music}"' in unit.stdout
     assert not (Path(os.environ["XDG_CONFIG_HOME"]) / "systemd").exists()
 
 

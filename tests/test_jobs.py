@@ -14,11 +14,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from demixr_daemon.cli.jobs import table
 from demixr_daemon.errors import AudioError, Cancelled, CrashError, GoneError, JobsError
 from demixr_daemon.jobs.child import Child, RemoteError
 from demixr_daemon.jobs.database import BULK, HURRIED, Database, jobs
 from demixr_daemon.jobs.ledger import Job, Ledger, Watchful
+from demixr_daemon.jobs.view import JobRow
 from demixr_daemon.jobs.work import Jobs, is_url
+from demixr_daemon.jobs.workflow import MOST_STARTS, Workflows
+from demixr_daemon.settings import DaemonOptions
 
 
 @pytest.fixture
@@ -191,6 +195,20 @@ def test_cancel_and_retry(work: Jobs, ledger: Ledger) -> None:
     assert not work.retry("nosuch")
 
 
+def test_a_download_that_was_not_imported_begins_anew(work: Jobs, ledger: Ledger) -> None:
+    """Its file is not kept for ever."""
+    key = work.add_url("https://example.org/1")
+    ledger.hand_over(begun(ledger, key), "import")
+    ledger.end(begun(ledger, key), "failed", "locked")
+    work.retry(key)
+    assert work.rows()[0].stage == "download"
+    ledger.hand_over(begun(ledger, key), "import")
+    ledger.hand_over(begun(ledger, key), "separate", item_id=1)
+    ledger.end(begun(ledger, key), "failed", "no model")
+    work.retry(key)
+    assert work.rows()[0].stage == "separate"
+
+
 def test_rows_and_counts(work: Jobs, ledger: Ledger) -> None:
     keys = [work.add_url(f"https://example.org/{number}") for number in range(4)]
     ledger.end(begun(ledger, keys[3]), "failed", "private")
@@ -282,6 +300,43 @@ def test_an_idle_child_is_let_go_and_comes_back(child: Child) -> None:
     assert not child.let_go(3600)
     assert child.let_go(0)
     assert child.call({"do": "say", "answer": {"result": {}}}) == {}
+
+
+def test_what_kills_the_daemon_again_and_again_is_parked(work: Jobs, ledger: Ledger, tmp_path: Path) -> None:
+    workflows = Workflows(work.database, DaemonOptions(worker="me"), tmp_path, lambda *_: None)
+    poison, other = work.add_url("https://example.org/1"), work.add_url("https://example.org/2")
+    begun(ledger, poison)
+    with work.database.transaction() as connection:
+        given_up = "UPDATE workflow_status SET status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED' WHERE workflow_uuid = :id"
+        connection.execute(sa.text(given_up), {"id": f"{poison}.0"})
+    workflows.park(ledger)
+    row = work.row(poison)
+    assert row
+    assert (row.state, row.reason) == (
+        "failed", f"the daemon died {MOST_STARTS} times while it did this; `demixr retry {poison}` tries again")
+    assert work.row(other).state == "waiting"  # type: ignore[union-attr]
+    assert work.retry(poison)
+    workflows.park(ledger)
+    assert work.row(poison).state == "waiting"  # type: ignore[union-attr]
+
+
+def test_one_daemon_for_each_name(work: Jobs, tmp_path: Path) -> None:
+    first = Workflows(work.database, DaemonOptions(worker="me"), tmp_path, lambda *_: None)
+    with pytest.raises(JobsError, match=rf"at work already \(process {os.getpid()}\)"):
+        Workflows(work.database, DaemonOptions(worker="me"), tmp_path, lambda *_: None)
+    Workflows(work.database, DaemonOptions(worker="you"), tmp_path, lambda *_: None)
+    assert first.name == "me"
+
+
+def test_the_table_of_jobs() -> None:
+    running = JobRow("key-1", "a.flac", "Foo - A", "separate", "running", 0.25, 3.21, 61.4, "", 1, 0.0, 0.0)
+    failed = JobRow("key-2", "u", "Video", "download", "failed", None, None, None, "private: give cookies", None, 0.0, 0.0)
+    lines = table([running, failed], {"running": 1, "failed": 1, "waiting": 7}, 200)
+    assert lines[1].split() == ["key-1", "running", "separate", "25%", "3.2x", "0:01:01", "Foo", "-", "A"]
+    assert lines[3].strip() == "private: give cookies"
+    assert lines[4:] == ["... and 7 more", "7 waiting, 1 running, 1 failed"]
+    assert "#####---------------" in table([running], {"running": 1}, 200, bars=True)[1]
+    assert table([], {}, 80) == ["no jobs"]
 
 
 def test_rows_are_json(work: Jobs) -> None:

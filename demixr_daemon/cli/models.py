@@ -8,13 +8,13 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from demixr_daemon import configuration
 from demixr_daemon.errors import LicenceError, ModelError, SettingError, output_error, shown
-from demixr_daemon.separation.models import ModelStore, Offer, Report
+
+if TYPE_CHECKING:  # they take a fifth of a second, which `demixr status` should not
+    from demixr_daemon.separation.models import ModelStore, Offer, Report
 
 
 def add_to(commands: Any) -> None:
@@ -96,6 +96,8 @@ def _consent(offer: Offer) -> bool:
 @contextlib.contextmanager
 def _bars() -> Iterator[Report]:
     """A progress bar for each file; on no terminal, nothing."""
+    from tqdm import tqdm
+
     with contextlib.ExitStack() as bars:
         opened: dict[str, Any] = {}
 

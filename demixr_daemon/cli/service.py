@@ -31,6 +31,7 @@ MemoryHigh=3G
 MemoryMax=4G
 TasksMax=256
 UMask=0077
+PrivateUsers=yes
 NoNewPrivileges=yes
 PrivateTmp=yes
 ProtectSystem=strict
@@ -73,8 +74,8 @@ def unit(settings: Configuration, command: str) -> str:
     options = settings.daemon
     folders = [settings.music, settings.library.parent, settings.state_dir, options.watch_default, options.watch_singleton,
                Path.home() / ".cache", Path.home() / ".config" / "beets"]  # fmt: skip
-    quoted = ['-"' + str(folder).replace("%", "%%") + '"' for folder in dict.fromkeys(folders) if folder]
-    return _UNIT.format(command=command, writable=" ".join(quoted))
+    quoted = [f'"-{folder}"' for folder in dict.fromkeys(folders) if folder]  # "-": it may not be there
+    return _UNIT.format(command=command.replace("%", "%%"), writable=" ".join(quoted).replace("%", "%%"))
 
 
 def _install(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from demixr_daemon.errors import JobsError, shown
 
@@ -121,11 +120,8 @@ class Database:
 
         :raises JobsError: the database cannot be used.
         """
-        try:
-            with self.engine.connect() as connection:
-                yield connection
-        except sa.exc.SQLAlchemyError as error:
-            raise self.error(error) from error
+        with self.usable(), self.engine.connect() as connection:
+            yield connection
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -133,11 +129,19 @@ class Database:
 
         :raises JobsError: the database cannot be used.
         """
+        with self.usable(), self.engine.begin() as connection:
+            if self.file:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # what is read now is so until the end
+            yield connection
+
+    @contextlib.contextmanager
+    def usable(self) -> Iterator[None]:
+        """Tell the user of what goes wrong with the database inside the block.
+
+        :raises JobsError: the database cannot be used.
+        """
         try:
-            with self.engine.begin() as connection:
-                if self.file:
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")  # what is read now is so until the end
-                yield connection
+            yield
         except sa.exc.SQLAlchemyError as error:
             raise self.error(error) from error
 
@@ -148,7 +152,7 @@ class Database:
 
             self._client = DBOSClient(
                 system_database_engine=self.engine, serializer=DBOSPortableJSONSerializer(), lazy=True,
-                dbos_system_schema=None if self.file else "dbos", application_name=APPLICATION,
+                dbos_system_schema=None if self.file else "dbos", application_name=APPLICATION, retry_connection_errors=False,
             )  # fmt: skip
         return self._client
 
@@ -169,8 +173,12 @@ class Database:
 
     def insert_new(self, connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> bool:
         """Insert a row; False if one of its primary key was there."""
-        dialect: Any = sqlite if self.file else postgresql
-        result = connection.execute(dialect.insert(table).values(values).on_conflict_do_nothing())
+        insert: Any
+        if self.file:
+            from sqlalchemy.dialects.sqlite import insert
+        else:
+            from sqlalchemy.dialects.postgresql import insert
+        result = connection.execute(insert(table).values(values).on_conflict_do_nothing())
         return bool(result.rowcount)
 
     def close(self) -> None:

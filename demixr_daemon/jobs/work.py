@@ -124,7 +124,8 @@ class Jobs:
             connection.execute(sa.update(jobs).where(jobs.c.key == key).values(
                 state="cancelled", reason="", progress=None, speed=None, left_s=None, updated=time.time()))  # fmt: skip
         if row.state == "waiting":
-            self.database.client().cancel_workflow(workflow_id(key, row.turn))
+            with self.database.usable():
+                self.database.client().cancel_workflow(workflow_id(key, row.turn))
         return True
 
     def retry(self, key: str) -> bool:
@@ -132,7 +133,7 @@ class Jobs:
         with self.database.transaction() as connection:
             row = connection.execute(sa.select(jobs).where(jobs.c.key == key, jobs.c.state.in_(_STOPPED))).first()
             if row is not None:
-                self.restart(connection, row, row.stage, HURRIED)
+                self.restart(connection, row, _stage_again(row), HURRIED)
             return row is not None
 
     def prune(self, older_than_s: float = 0.0) -> int:
@@ -146,7 +147,8 @@ class Jobs:
                 connection.execute(sa.delete(jobs).where(
                     jobs.c.key.in_([row.key for row in batch]), jobs.c.state.in_(("done", "cancelled"))))  # fmt: skip
             turns = [workflow_id(row.key, turn) for row in batch for turn in range(row.turn + 1)]
-            self.database.client().delete_workflows(turns)
+            with self.database.usable():
+                self.database.client().delete_workflows(turns)
         return len(rows)
 
     def take(self, connection: sa.Connection, identity: str, stage: str, *, hurried: bool, **values: Any) -> str:
@@ -158,7 +160,7 @@ class Jobs:
         key = str(connection.execute(sa.select(seen.c.key).where(seen.c.identity == identity)).scalar_one())
         row = connection.execute(sa.select(jobs).where(jobs.c.key == key)).first()
         if hurried and row is not None and row.state in _STOPPED:
-            self.restart(connection, row, row.stage, HURRIED)
+            self.restart(connection, row, _stage_again(row), HURRIED)
         return key
 
     def put(
@@ -184,6 +186,12 @@ class Jobs:
             stage=stage, state="waiting", reason="", progress=None, speed=None, left_s=None, attempts=0, turn=row.turn + 1,
             priority=priority, updated=time.time(), **values))  # fmt: skip
         self.database.enqueue(connection, row.key, row.turn + 1, stage, priority)
+
+
+def _stage_again(row: Any) -> str:
+    """Where a job that ended begins again: what was downloaded and not imported is gone."""
+    lost = row.stage == "import" and row.item_id is None and "url" in json.loads(row.details)
+    return "download" if lost else str(row.stage)
 
 
 def is_url(source: str) -> bool:

@@ -89,13 +89,15 @@ class Workflows:
     def park(self, ledger: Ledger) -> None:
         """Jobs whose workflow was given up, after too many crashes, say so."""
         client = self._database.client()
-        given_up = client.list_workflows(status=list(_PARKED), load_input=False, load_output=False, limit=100)
-        for status in given_up:
-            key, _, turn = status.workflow_id.rpartition(".")
-            crashed = f"the daemon died {MOST_STARTS} times while it did this; `demixr retry {key}` tries again"
-            ledger.unheard(key, int(turn), crashed if status.status == _PARKED[0] else "an error of this program; see its log")
-        if given_up:
-            client.delete_workflows([status.workflow_id for status in given_up])
+        with self._database.usable():
+            given_up = client.list_workflows(status=list(_PARKED), load_input=False, load_output=False, limit=100)
+            for status in given_up:
+                key, _, turn = status.workflow_id.rpartition(".")
+                crashed = f"the daemon died {MOST_STARTS} times while it did this; `demixr retry {key}` tries again"
+                reason = crashed if status.status == _PARKED[0] else "an error of this program; see its log"
+                ledger.unheard(key, int(turn), reason)
+            if given_up:
+                client.delete_workflows([status.workflow_id for status in given_up])
 
     def take_over(self) -> None:
         """Do what dead workers had begun, where several machines share the jobs."""

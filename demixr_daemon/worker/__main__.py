@@ -48,27 +48,40 @@ def main() -> None:
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
     cancelled = threading.Event()
     threading.Thread(target=_read, args=(requests, cancelled), daemon=True).start()
-    settings = configuration.read(Path(file[0]) if file else None)
     with _alone(Path(state_dir), role):
-        worker = _worker(role, settings)
+        worker: Role | None = None
         while True:
             request = requests.get()
             cancelled.clear()
+            try:
+                worker = worker or _worker(role, configuration.read(Path(file[0]) if file else None))
+            except Exception as error:
+                _tell(error, request, answers)
+                os._exit(1)
             _serve(worker, request, answers, cancelled)
 
 
 def _serve(worker: Role, request: dict[str, Any], answers: TextIO, cancelled: threading.Event) -> None:
-    def send(answer: Mapping[str, Any]) -> None:
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
     try:
-        send({"result": worker.run(request, send, cancelled.is_set)})
-    except DemixrError as error:
-        send({"error": str(error), "kind": type(error).__name__, "retryable": getattr(error, "retryable", None)})
-    except Exception as error:  # a plugin's, a bug: told to the user, and the next request is served
-        logging.getLogger("demixr").exception("%s failed", request["do"])
-        send({"error": f"{type(error).__name__}: {' '.join(str(error).split())}", "kind": "Unexpected", "retryable": True})
+        result = worker.run(request, lambda news: _send(answers, news), cancelled.is_set)
+    except Exception as error:  # the next request is served all the same
+        _tell(error, request, answers)
+    else:
+        _send(answers, {"result": result})
+
+
+def _tell(error: Exception, request: Mapping[str, Any], answers: TextIO) -> None:
+    if isinstance(error, DemixrError):
+        _send(answers, {"error": str(error), "kind": type(error).__name__})
+    else:  # a plugin's, a bug
+        logging.getLogger("demixr").error("%s failed", request["do"], exc_info=error)
+        words = " ".join(str(error).split())
+        _send(answers, {"error": f"{type(error).__name__}: {words}", "kind": "Unexpected", "retryable": True})
+
+
+def _send(answers: TextIO, answer: Mapping[str, Any]) -> None:
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
 
 
 def _read(requests: queue.Queue[dict[str, Any]], cancelled: threading.Event) -> None:

@@ -65,8 +65,8 @@ def read(file: Path | None = None) -> Configuration:
     try:
         if file:
             source.set_file(str(file))
-    except confuse.ConfigError as error:
-        raise SettingError(f"configuration error: {' '.join(str(error).split())}") from error
+    except (confuse.ConfigError, TypeError) as error:  # a TypeError where the file is no mapping
+        raise _broken(error) from error
     return of(source, file)
 
 
@@ -92,8 +92,12 @@ def of(source: confuse.ConfigView, file: Path | None = None) -> Configuration:
             youtube=_youtube(daemon["youtube"]),
             web=dict(daemon["web"].flatten()),
         )
-    except (confuse.ConfigError, TypeError) as error:  # a TypeError where the file is no mapping
-        raise SettingError(f"configuration error: {' '.join(str(error).split())}") from error
+    except (confuse.ConfigError, TypeError) as error:
+        raise _broken(error) from error
+
+
+def _broken(error: Exception) -> SettingError:
+    return SettingError(f"configuration error: {' '.join(str(error).split())}")
 
 
 def options(section: confuse.ConfigView) -> Options:

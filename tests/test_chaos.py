@@ -55,7 +55,10 @@ class Inputs:
 
 
 class Hammer:
-    """``beet`` beside the daemon: reads and writes, all the time."""
+    """``beet`` beside the daemon: reads and writes, all the time.
+
+    It leaves alone what is being imported: an import that is killed is undone, with all that its tracks were given meanwhile.
+    """
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -76,9 +79,14 @@ class Hammer:
 
     def _run(self) -> None:
         while not self._over.is_set():
-            for item_id in [line for line in self._beet("ls", "-f", "$id").splitlines() if line not in self.marked][:2]:
+            lines = [line.split("|") for line in self._beet("ls", "-f", "$id|$demixr_job").splitlines()]
+            for item_id in [item_id for item_id, job in lines if item_id not in self.marked and self._imported(job)][:2]:
                 if "Modifying 1 item" in self._beet("modify", "-y", "-W", "-M", f"id:{item_id}", f"hammered=by{item_id}"):
                     self.marked.add(item_id)
+
+    def _imported(self, job: str) -> bool:
+        row = self.home.work.row(job)
+        return row is not None and (row.stage != "import" or row.state == "done")
 
     def _beet(self, *arguments: str) -> str:
         answer = self.home.beet(*arguments)

@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench screenshots clean
 
 demo: $(READY)
 	$(VENV)/bin/python -m benchmarks.demo demo
@@ -23,6 +23,10 @@ bench: $(READY)
 	$(VENV)/bin/python -m benchmarks.quantization
 	$(VENV)/bin/python -m benchmarks.quantization --context --seconds 30
 	$(VENV)/bin/python -m benchmarks.memory
+
+screenshots: $(READY)
+	$(VENV)/bin/python -m benchmarks.screenshots screenshots
+	mkdir -p docs && cp screenshots/desktop-dark.jpg screenshots/phone-light.jpg docs/
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

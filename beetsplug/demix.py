@@ -24,6 +24,7 @@ from demixr_daemon.console import progress_bar, stem_bytes
 from demixr_daemon.errors import BusyError, DemixrError, shown
 from demixr_daemon.planning import Planned, plan
 from demixr_daemon.settings import BITS, FORMATS, QUANTIZATIONS, TARGETS, Options, section_defaults
+from demixr_daemon.web import beetsweb
 
 if TYPE_CHECKING:
     from beets.importer import ImportSession, ImportTask
@@ -52,6 +53,7 @@ class DemixPlugin(BeetsPlugin):
         self.register_listener("album_imported", self.album_imported)
         self.register_listener("item_imported", self.item_imported)
         self.register_listener("import", self.import_done)
+        self.register_listener("library_opened", beetsweb.mount)
 
     def commands(self) -> list[ui.Subcommand]:
         """The ``demix`` command."""

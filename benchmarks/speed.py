@@ -166,7 +166,7 @@ def _ours(track: Path, name: str, threads: int) -> Result:
         begun = time.perf_counter()
         demix(track, model, options, folder=Path(folder) / "stems")
         job = time.perf_counter() - begun
-        peak_mb = peak_mb()
+        peak = peak_mb()
         spent: dict[str, float] = defaultdict(float)
         with contextlib.ExitStack() as timed:
             for stage, places in _STAGES.items():
@@ -175,7 +175,7 @@ def _ours(track: Path, name: str, threads: int) -> Result:
             begun = time.process_time()
             demix(track, model, options, folder=Path(folder) / "stems")
             total = time.process_time() - begun
-    return {"job": job, "peak_mb": peak_mb, **spent, "the rest": total - sum(spent.values())}
+    return {"job": job, "peak_mb": peak, **spent, "the rest": total - sum(spent.values())}
 
 
 def _add(spent: dict[str, float], stage: str, seconds: float) -> None:

@@ -14,6 +14,7 @@
     intake/       what brings work in: watched folders, a file of URLs
     jobs/         durable jobs: download → import → separate → record
     worker/       the processes that do the daemon's work
+    web/          the page: library, player, jobs
     separation/   decode → resample → chunks → networks → Wiener → overlap-add → encode; see its own map
 
 The beets plugin is ``beetsplug.demix``. Weights and their catalogue are ``demixr_models``: in the sources, ``models/``.

@@ -26,6 +26,7 @@ from demixr_daemon.jobs.stages import Stages
 from demixr_daemon.jobs.turns import Turns
 from demixr_daemon.jobs.work import Jobs
 from demixr_daemon.jobs.workflow import Workflows
+from demixr_daemon.web import service
 
 _log = logging.getLogger("demixr")
 _STEP_S = 0.5
@@ -189,7 +190,8 @@ def check(settings: Configuration) -> None:
 
 
 def serve_web(daemon: Daemon) -> None:
-    """The hook for the web page: serve ``create_app(..., daemon.work, daemon.settings)`` in threads of its own."""
+    """Serve the page, in threads of its own."""
+    service.start(daemon.settings, daemon.work)
 
 
 def _inside(path: Path, other: Path) -> bool:

@@ -45,7 +45,7 @@ def made_song(seconds: float, rate_hz: int = RATE_HZ, seed: int = 0) -> dict[str
 
 def made_mixture(seconds: float, rate_hz: int = RATE_HZ, channels: int = 2, seed: int = 0) -> NDArray[np.float32]:
     """The made song as a mixture of 1, 2 or more channels, (samples, channels)."""
-    stereo = np.sum(list(made_song(seconds, rate_hz, seed).values()), axis=0, dtype=np.float32)
+    stereo: NDArray[np.float32] = np.sum(list(made_song(seconds, rate_hz, seed).values()), axis=0, dtype=np.float32)
     if channels == 1:
-        return stereo.mean(axis=1, keepdims=True)
+        return np.asarray(stereo.mean(axis=1, keepdims=True))
     return np.stack([stereo[:, k % 2] * (1 - 0.1 * (k // 2)) for k in range(channels)], axis=1)

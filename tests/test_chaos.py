@@ -79,7 +79,8 @@ class Hammer:
 
     def _run(self) -> None:
         while not self._over.is_set():
-            lines = [line.split("|") for line in self._beet("ls", "-f", "$id|$demixr_job").splitlines()]
+            listed = self._beet("ls", "-f", "$id|$demixr_job").splitlines()
+            lines = [line.split("|") for line in listed if "|" in line]  # the first call tells of a new database, too
             for item_id in [item_id for item_id, job in lines if item_id not in self.marked and self._imported(job)][:2]:
                 if "Modifying 1 item" in self._beet("modify", "-y", "-W", "-M", f"id:{item_id}", f"hammered=by{item_id}"):
                     self.marked.add(item_id)

@@ -3,6 +3,7 @@
     models     list, download, verify, export and remove models
     jobs       status, add, retry, cancel, prune
     service    run, install
+    web        the page, served alone
     doctor     is everything there that is needed?
 """
 
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from demixr_daemon.cli import doctor, jobs, models, service
+from demixr_daemon.cli import doctor, jobs, models, service, web
 from demixr_daemon.errors import DemixrError
 from demixr_daemon.evaluation import command as evaluation
 
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     service.add_to(commands)
     jobs.add_to(commands)
+    web.add_to(commands)
     doctor.add_to(commands)
     models.add_to(commands)
     evaluation.add_parser(commands, models.store_of)

@@ -1,0 +1,46 @@
+// Asking the server. Addresses are relative: the page may be mounted anywhere.
+
+export class Refused extends Error {
+  constructor(message, status) { super(message); this.status = status; }
+}
+
+export const address = (path) => new URL(`api/${path}`, document.baseURI).href;
+
+async function answer(response) {
+  if (response.ok) return response;
+  let message = `the server answered ${response.status}`;
+  try { message = (await response.json()).error || message; } catch { /* no JSON */ }
+  if (response.status === 401) document.dispatchEvent(new CustomEvent('token-needed'));
+  throw new Refused(message, response.status);
+}
+
+async function send(path, options) {
+  let response;
+  try { response = await fetch(address(path), options); } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    throw new Refused('the server cannot be reached; is it still running?', 0);
+  }
+  return answer(response);
+}
+
+export const get = async (path, options) => (await send(path, options)).json();
+export const stream = async (path, options) => send(path, options);
+export const post = async (path, content) =>
+  (await send(path, {method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(content)})).json();
+
+// fetch tells nothing of an upload's progress
+export function upload(file, progress) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open('POST', address(`work/uploads?name=${encodeURIComponent(file.name)}`));
+    request.setRequestHeader('Content-Type', 'application/octet-stream');
+    request.upload.onprogress = (event) => progress(event.loaded / (event.total || 1));
+    request.onerror = () => reject(new Refused('the upload broke off; try again', 0));
+    request.onload = () => {
+      let content = {};
+      try { content = JSON.parse(request.responseText); } catch { /* no JSON */ }
+      request.status === 200 ? resolve(content) : reject(new Refused(content.error || `the server answered ${request.status}`, request.status));
+    };
+    request.send(file);
+  });
+}

@@ -1,0 +1,242 @@
+// The page put together: views, queue, keyboard, links, theme, token.
+import * as api from './api.js';
+import {Deck} from './deck.js';
+import {$, $$, clock, cover, el, icon, toast} from './dom.js';
+import {Library} from './library.js';
+import {Player} from './player.js';
+import {Work, bar, says} from './work.js';
+
+const THEMES = ['auto', 'light', 'dark'];
+const player = new Player();
+const deck = new Deck(player);
+const library = new Library();
+const work = new Work();
+let state = {models: [], work: false};
+let queue = [];
+let current = null;
+
+// ---- theme
+
+const bright = matchMedia('(prefers-color-scheme: light)');
+
+function applyTheme() {
+  const chosen = localStorage.getItem('demixr.theme') || 'auto';
+  document.documentElement.dataset.theme = chosen === 'auto' ? (bright.matches ? 'light' : 'dark') : chosen;
+  $('#theme').setAttribute('aria-label', `Colours: ${chosen === 'auto' ? 'as the system' : chosen}`);
+  $('#theme').title = $('#theme').getAttribute('aria-label');
+  deck.waveforms.draw();
+}
+bright.addEventListener('change', applyTheme);
+$('#theme').addEventListener('click', () => {
+  const chosen = localStorage.getItem('demixr.theme') || 'auto';
+  localStorage.setItem('demixr.theme', THEMES[(THEMES.indexOf(chosen) + 1) % 3]);
+  applyTheme();
+});
+
+// ---- views
+
+const tabs = $$('[role=tab]');
+
+function showTab(name) {
+  for (const tab of tabs) {
+    const shown = tab.id === `tab-${name}`;
+    tab.setAttribute('aria-selected', shown);
+    tab.tabIndex = shown ? 0 : -1;
+    $(`#${tab.id.slice(4)}`).hidden = !shown;
+  }
+}
+for (const tab of tabs) {
+  tab.addEventListener('click', () => showTab(tab.id.slice(4)));
+  tab.addEventListener('keydown', (event) => {
+    const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+    if (!step) return;
+    event.stopPropagation();
+    const shown = tabs.filter((other) => !other.hidden);
+    const next = shown[(shown.indexOf(tab) + step + shown.length) % shown.length];
+    showTab(next.id.slice(4));
+    next.focus();
+  });
+}
+
+const narrow = matchMedia('(max-width: 899px)');
+
+function openDeck(open) { document.body.classList.toggle('deck-open', open && deck.about !== undefined); }
+$('#mini').addEventListener('click', () => (narrow.matches ? openDeck(true) : $('#deck').focus()));
+$('#shut').addEventListener('click', () => openDeck(false));
+
+// ---- playing
+
+async function play(id, {settings = {}, start = true, at = 0} = {}) {
+  try {
+    if (!(await deck.open(id, settings, at))) return;
+    current = id;
+    library.mark(id);
+    openDeck(true);
+    showCallout();
+    showQueue();
+    if (start) { history.replaceState(null, '', `#track=${id}`); await player.play(); }
+  } catch (error) { toast(error.message, 'bad'); }
+}
+
+library.addEventListener('play', ({detail}) => {
+  const at = library.rows.findIndex((row) => row.id === detail.id);
+  queue = library.rows.slice(at + 1);
+  played = library.rows.slice(0, at);
+  playing = detail;
+  play(detail.id);
+});
+library.addEventListener('enqueue', ({detail}) => { queue = [detail, ...queue]; showQueue(); toast(`Next: ${detail.title}`); });
+library.addEventListener('separate', async ({detail}) => { if (await work.separate(detail.id)) toast(`Separating ${detail.title}`); });
+
+let played = [];
+let playing = null;
+
+function next() {
+  if (!queue.length) return;
+  if (playing) played.push(playing);
+  playing = queue.shift();
+  play(playing.id);
+}
+function previous() {
+  if (player.position_s > 3 || !played.length) { player.seek(0); return; }
+  if (playing) queue.unshift(playing);
+  playing = played.pop();
+  play(playing.id);
+}
+$('#next').addEventListener('click', next);
+$('#previous').addEventListener('click', previous);
+player.addEventListener('ended', next);
+document.addEventListener('play-first', () => $('#rows .open')?.click());
+document.addEventListener('reopen', () => play(current, {at: player.position_s, start: false}));
+
+function showQueue() {
+  $('#queue-count').hidden = !queue.length;
+  $('#queue-count').textContent = queue.length;
+  $('#queue-notice').hidden = queue.length > 0;
+  $('#queue-rows').replaceChildren(...queue.slice(0, 200).map((row, k) => el('li', {class: 'row'},
+    el('button', {class: 'open', onclick: () => { played.push(...[playing, ...queue.splice(0, k)].filter(Boolean)); playing = queue.shift(); play(playing.id); }},
+      cover(`tracks/${row.id}`, row.album || row.title), el('span', {class: 'names'}, el('b', {text: row.title}), el('small', {text: row.artist})), el('time', {text: clock(row.length)})),
+    el('button', {class: 'quiet', 'aria-label': `Remove from the queue: ${row.title}`, onclick: () => { queue.splice(k, 1); showQueue(); }}, icon('close')))));
+}
+
+// ---- separating the track that is shown
+
+function showCallout() {
+  const box = $('#callout');
+  const job = current === null ? null : work.of(current);
+  const active = job && ['waiting', 'running', 'paused'].includes(job.state);
+  const without = deck.about?.lanes.length === 1 && deck.about.lanes[0] === 'mix';
+  box.hidden = !(active || (without && state.work)) && !(without && !state.work);
+  if (box.hidden) { box.dataset.shows = ''; return; }
+  if (active) {
+    box.dataset.shows = 'job';
+    box.replaceChildren(el('p', {}, el('b', {text: `${says(job)}`})), ...[job.reason ? el('p', {text: job.reason}) : null, bar(job)].filter(Boolean));
+    return;
+  }
+  if (box.dataset.shows === `choose ${current}`) return;
+  box.dataset.shows = `choose ${current}`;
+  if (!state.work) {
+    box.replaceChildren(el('p', {}, el('b', {text: 'No stems yet. '}), 'Separate it with ', el('code', {text: `beet demix id:${current}`}), '.'));
+    return;
+  }
+  const models = el('select', {'aria-label': 'Model'}, el('option', {value: '', text: 'Best model here'}), ...state.models.map((model) => el('option', {value: model, text: model})));
+  box.replaceChildren(el('p', {}, el('b', {text: 'No stems yet. '}), 'Take the track apart into vocals, drums, bass and other.'), models,
+    el('button', {class: 'primary', text: 'Separate', onclick: () => work.separate(current, models.value)}));
+}
+work.addEventListener('jobs', showCallout);
+work.addEventListener('adding', () => showTab('work'));
+work.addEventListener('play', ({detail}) => { playing = null; play(detail); });
+work.addEventListener('done', async ({detail}) => {
+  if ($('#library').scrollTop < 50) library.load();
+  if (detail.item_id !== current || current === null) return;
+  const on = player.state.playing;
+  await play(current, {at: player.position_s, start: on});
+  toast('The stems are here');
+});
+
+// ---- links
+
+$('#share').addEventListener('click', async () => {
+  const link = new URL(deck.link(), location.href).href;
+  history.replaceState(null, '', link);
+  try { await navigator.clipboard.writeText(link); toast('Link copied'); } catch { toast('The link is in the address bar'); }
+});
+
+function followLink() {
+  const parts = new URLSearchParams(location.hash.slice(1));
+  const id = Number(parts.get('track'));
+  if (!Number.isInteger(id) || id <= 0 || id === current && !parts.has('mix')) return;
+  const number = (name, low, high, otherwise) => { const value = Number(parts.get(name) ?? otherwise); return value >= low && value <= high ? value : otherwise; };
+  const loop = (parts.get('loop') || '').match(/^(\d+)-(\d+)$/)?.slice(1).map(Number);
+  play(id, {settings: {mix: parts.get('mix'), speed: number('speed', 0.5, 1.5, 1), key: Math.round(number('key', -6, 6, 0)), loop}, start: false});
+}
+addEventListener('hashchange', followLink);
+
+// ---- keyboard and pointers
+
+const typing = (target) => target.matches?.('input:not([type=range]):not([type=file]), textarea, select') || target.closest?.('dialog');
+const KEYS = {
+  ' ': () => $('#play').click(),
+  ArrowLeft: (event) => player.seek(player.position_s - (event.shiftKey ? 1 : 5)),
+  ArrowRight: (event) => player.seek(player.position_s + (event.shiftKey ? 1 : 5)),
+  ArrowUp: () => deck.setVolume(Number($('#volume').value) + 5),
+  ArrowDown: () => deck.setVolume(Number($('#volume').value) - 5),
+  '[': () => deck.ruler.mark(0), ']': () => deck.ruler.mark(1), l: () => deck.ruler.toggleLoop(),
+  n: next, p: previous, 0: () => deck.resetMix(),
+  '/': () => { openDeck(false); showTab('library'); $('#query').focus(); },
+  '?': () => $('#help').showModal(),
+  Escape: () => { const open = $$('details[open]'); if (open.length) for (const pop of open) pop.open = false; else openDeck(false); },
+};
+addEventListener('keydown', (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (event.target === $('#query') && event.key === 'Escape') { event.target.blur(); return; }
+  if (typing(event.target)) return;
+  const digit = event.code.match(/^Digit([1-9])$/)?.[1];
+  if (digit) { event.preventDefault(); deck.toggle(digit - 1, event.shiftKey); return; }
+  const pressing = event.key === ' ' && event.target.closest?.('button, summary, a, [role=tab]');
+  const sliding = event.key.startsWith('Arrow') && event.target.matches?.('input[type=range]');
+  if (pressing || sliding || !KEYS[event.key]) return;
+  event.preventDefault();
+  KEYS[event.key](event);
+});
+// a mouse leaves no focus on what it pressed: the space bar plays
+addEventListener('click', (event) => {
+  if (event.detail) event.target.closest('button, summary')?.blur();
+  for (const pop of $$('details.pop[open]')) if (!pop.contains(event.target)) pop.open = false;
+});
+addEventListener('pointerup', (event) => { if (event.pointerType === 'mouse' && event.target.matches?.('input[type=range]')) event.target.blur(); });
+$('#keys').addEventListener('click', () => $('#help').showModal());
+
+// ---- token
+
+document.addEventListener('token-needed', () => { if (!$('#token').open) $('#token').showModal(); });
+$('#token-form').addEventListener('submit', async (event) => {
+  event.preventDefault();
+  try {
+    await api.post('login', {token: $('#token-text').value});
+    $('#token').close();
+    await begin();
+  } catch (error) { $('#token-error').textContent = error.message; }
+});
+$('#token').addEventListener('cancel', (event) => event.preventDefault());
+
+// ---- begin
+
+async function begin() {
+  try { state = await api.get('state'); } catch (error) {
+    if (error.status !== 401) library.notice([el('b', {text: 'Something is wrong'}), error.message], true);
+    return;
+  }
+  library.canSeparate = state.work;
+  $('#tab-work').hidden = !state.work;
+  $('#drop').hidden = !state.upload_mb;
+  if (!state.tracks) $('#hero-text').textContent = 'As soon as there is music in your library, you can take it apart here.';
+  if (state.work) work.start();
+  if (new URLSearchParams(location.search).has('token')) history.replaceState(null, '', location.pathname + location.hash);
+  await library.load();
+  followLink();
+}
+
+applyTheme();
+await begin();
+document.documentElement.dataset.ready = 'yes';

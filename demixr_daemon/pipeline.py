@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from demixr_daemon import stems
 from demixr_daemon.errors import AudioError, Cancelled, SettingError, output_error, shown
-from demixr_daemon.separation.background import ahead
+from demixr_daemon.separation.background import in_background
 from demixr_daemon.separation.channels import Resampler, downmix_matrix
 from demixr_daemon.separation.decode import Block, Track, fingerprint, open_track
 from demixr_daemon.separation.encode import FLOAT_BITS, FORMATS, StemWriter, write_error
@@ -127,7 +127,7 @@ def demix(
                 bitrate_kbps=options.bitrate, expected_samples=track.declared_samples,
             )  # fmt: skip
             # Written while the next blocks are separated; either end is closed with the other.
-            with writer, contextlib.closing(ahead(_separated(track, model), _BLOCKS_AHEAD)) as separated:
+            with writer, contextlib.closing(in_background(_separated(track, model), _BLOCKS_AHEAD)) as separated:
                 samples = 0
                 for mixture, estimates in separated:
                     if cancelled and cancelled():

@@ -1,4 +1,4 @@
-"""A generator that runs ahead of who reads it."""
+"""A generator in a thread of its own, ahead of who reads it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+def in_background(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The same items, made in a thread of their own, up to ``depth`` before they are asked for.
 
     What the thread raises is raised here. Closing the generator ends the thread after the item that it is at.
@@ -33,7 +33,7 @@ def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
         finally:
             made.put(end)  # type: ignore[arg-type]
 
-    thread = threading.Thread(target=make, name="ahead", daemon=True)
+    thread = threading.Thread(target=make, name="in background", daemon=True)
     thread.start()
     try:
         while (item := made.get()) is not end:

@@ -25,7 +25,7 @@ class Grid:
 
     chunk_frames: int = 4096
     """Frames that a chunk contributes."""
-    ahead_frames: int = 6144
+    ahead_frames: int = 5120
     """Frames behind the chunk that its backward direction hears first; ``benchmarks.quantization --ahead`` draws the curve."""
     offset_frames: int = 0
     """Length of a first, shorter chunk. Moves the grid; for measuring that it does not matter."""

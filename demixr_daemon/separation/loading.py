@@ -70,7 +70,7 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(arena_max, 1)
         mallopt(mmap_threshold, 4 << 20)
-        mallopt(trim_threshold, 256 << 20)
+        mallopt(trim_threshold, 512 << 20)
 
 
 def targets(model: Model) -> dict[str, torch.nn.Module]:

@@ -20,12 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from demixr_daemon.errors import AudioError
+from demixr_daemon.separation.background import in_background
 from demixr_daemon.separation.chunks import Encoded, Grid, through_lstms
 from demixr_daemon.separation.decode import Block
 from demixr_daemon.separation.networks import Network
 from demixr_daemon.separation.openunmix import RATE_HZ
 from demixr_daemon.separation.stft import BINS, InverseStft, magnitudes, stft
 from demixr_daemon.separation.wiener import WINDOW_FRAMES, wiener
+
+
+_BLOCKS_AHEAD = 2
 
 
 class Backend(Protocol):
@@ -101,9 +105,10 @@ class _Separation:
         self._targets = torch.empty(len(networks) + residual, WINDOW_FRAMES, 2, BINS, dtype=torch.complex64)
 
     def run(self, audio: Iterable[Block], ahead: Iterable[Block], grid: Grid) -> Iterator[NDArray[np.float32]]:
-        spectra = stft(torch.from_numpy(block).T for block in ahead)
-        encoded = through_lstms(self._networks, map(self._encode, spectra), grid, self._workers)
-        waiting = _Frames(stft(torch.from_numpy(block).T for block in audio))
+        heard, followed = (in_background(stft(torch.from_numpy(block).T for block in blocks), _BLOCKS_AHEAD)
+                           for blocks in (ahead, audio))  # fmt: skip
+        encoded = through_lstms(self._networks, map(self._encode, heard), grid, self._workers)
+        waiting = _Frames(followed)
         for window in _windows(encoded):
             yield from self._window(waiting.take(len(window)), window)
             del window  # its chunk must be gone before the next one is made

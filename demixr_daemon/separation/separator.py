@@ -28,7 +28,6 @@ from demixr_daemon.separation.openunmix import RATE_HZ
 from demixr_daemon.separation.stft import BINS, InverseStft, magnitudes, stft
 from demixr_daemon.separation.wiener import WINDOW_FRAMES, wiener
 
-
 _BLOCKS_AHEAD = 2
 
 

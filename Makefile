@@ -21,8 +21,11 @@ lint: $(READY)
 
 bench: $(READY)
 	$(VENV)/bin/python -m benchmarks.quantization
-	$(VENV)/bin/python -m benchmarks.quantization --context --seconds 30
-	$(VENV)/bin/python -m benchmarks.memory
+	$(VENV)/bin/python -m benchmarks.quantization --ahead
+	$(VENV)/bin/python -m benchmarks.speed --model umxhq --random-weights
+	$(VENV)/bin/python -m benchmarks.speed --model umxl --random-weights
+	$(VENV)/bin/python -m benchmarks.memory --model umxhq --random-weights
+	$(VENV)/bin/python -m benchmarks.quality
 
 screenshots: $(READY)
 	$(VENV)/bin/python -m benchmarks.screenshots screenshots

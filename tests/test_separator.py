@@ -7,12 +7,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from demixr_daemon.separation import openunmix
+from demixr_daemon.separation import loading, openunmix
 from demixr_daemon.separation.channels import downmix_matrix
 from demixr_daemon.separation.chunks import Grid
 from demixr_daemon.separation.int8 import Int8Network, quantize
+from demixr_daemon.separation.loading import LoadedModel
 from demixr_daemon.separation.networks import FloatNetwork, Network
-from demixr_daemon.separation.separator import OpenUnmixBackend
+from demixr_daemon.separation.separator import Backend, OpenUnmixBackend
 from demixr_daemon.settings import TARGETS
 from tests.conftest import random_network, sdr_db
 from tests.made_song import made_mixture
@@ -21,7 +22,7 @@ WHOLE = Grid(chunk_frames=10_000_000)
 STEREO = np.eye(2, dtype=np.float32)
 
 
-def run(backend: OpenUnmixBackend, audio: NDArray[np.float32], downmix: NDArray[np.float32] = STEREO, block: int = 10_000):
+def run(backend: Backend, audio: NDArray[np.float32], downmix: NDArray[np.float32] = STEREO, block: int = 10_000):
     blocks = [audio[start : start + block] for start in range(0, len(audio), block)]
     return np.concatenate(list(backend.separate(blocks, blocks, downmix)))[: len(audio)]
 
@@ -123,3 +124,13 @@ def test_one_target_leaves_the_rest_to_other() -> None:
 
 def test_silence_stays_silent(nets: dict[str, Network]) -> None:
     assert not np.any(run(OpenUnmixBackend(nets), np.zeros((50_000, 2), np.float32)))
+
+
+def test_trained_networks_on_a_shifted_grid(embedded: LoadedModel) -> None:
+    """Trained LSTMs remember; what is heard ahead must be long enough for them, here a quarter of what it is."""
+    audio = made_mixture(80.0)
+    outputs = []
+    for offset in (0, 701):
+        grid = Grid(chunk_frames=1024, ahead_frames=Grid().ahead_frames // 4, offset_frames=offset)
+        outputs.append(run(loading.load(embedded.model, grid=grid).backend, audio))
+    assert sdr_db(outputs[0], outputs[1]) > 45

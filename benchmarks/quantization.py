@@ -83,7 +83,7 @@ def _ahead_curve(model: Model, songs: list[Song]) -> None:
     """The difference that chunks make, and that a shift of their grid makes, relative to the output."""
     rows = []
     whole = [_separate(model, song, "int8", _WHOLE)[0] for song in songs]
-    for frames in (0, 128, 256, 512, 1024, 2048, 3072):
+    for frames in (0, 512, 2048, 5120):
         grid = dataclasses.replace(Grid(), ahead_frames=frames)
         shifted = dataclasses.replace(grid, offset_frames=1501)
         cut, moved = -200.0, -200.0

@@ -2,12 +2,18 @@
 
     decode      any audio file → float32 blocks at its own rate, and its fingerprint
     channels    mixdown to stereo, resampling in a stream
+    excerpt     any part of an audio file, exact to the sample
     stft        the transform and its inverse in a stream
-    openunmix   the networks: load, quantize, script
+    openunmix   the networks as published: load, script, export
+    networks    one of them, cut where its LSTM begins and ends; in float32
+    int8        the same in 8-bit integers
+    lstm        the recurrent kernel of that
+    chunks      a track through the LSTMs, chunk by chunk
     wiener      multichannel Wiener EM, one fused kernel
-    separator   blocks in, stem blocks out: chunks, batches, windows; the ``Backend`` interface
+    separator   blocks in, stem blocks out; the ``Backend`` interface
+    background  a generator in a thread of its own
     models      weights on this machine: catalogue, downloads, own folders
-    loading     weights → backend, through the cache of quantized TorchScript
+    loading     weights → backend, through the cache of quantized weights
     encode      stem blocks → audio files whose sum is the mixture
 
     from pathlib import Path

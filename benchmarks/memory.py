@@ -31,6 +31,8 @@ def main() -> None:
     parser.add_argument("--long", type=float, default=240.0, help="minutes of the long one (default: 240)")
     parser.add_argument(_WORKER, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.random_weights and options.model not in HIDDEN_SIZES:
+        parser.error(f"--random-weights: for {' and '.join(HIDDEN_SIZES)}")
     if options.work:
         _work(options.work, options.model)
         return
@@ -49,7 +51,7 @@ def main() -> None:
     rows = [(f"{minutes:g} min", f"{peaks[name]:.0f}") for name, minutes in (("short", options.short), ("long", options.long))]
     last = f"peak_mb short={peaks['short']:.0f} long={peaks['long']:.0f}"
     title = f"Peak resident memory: {options.model}, int8, FLAC to four FLAC stems"
-    write(f"memory-{options.model}", title, table(("track", "peak, MB"), rows), last)
+    write(f"memory-{Path(options.model).name}", title, table(("track", "peak, MB"), rows), last)
 
 
 def _write(track: Path, audio: np.ndarray, samples: int) -> None:

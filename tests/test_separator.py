@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from demixr_daemon.errors import AudioError
 from demixr_daemon.separation import loading, openunmix
 from demixr_daemon.separation.channels import downmix_matrix
 from demixr_daemon.separation.chunks import Grid
@@ -134,3 +138,26 @@ def test_trained_networks_on_a_shifted_grid(embedded: LoadedModel) -> None:
         grid = Grid(chunk_frames=1024, ahead_frames=Grid().ahead_frames // 4, offset_frames=offset)
         outputs.append(run(loading.load(embedded.model, grid=grid).backend, audio))
     assert sdr_db(outputs[0], outputs[1]) > 45
+
+
+def test_a_scale_may_be_negative() -> None:
+    """openunmix learns the scale of its inputs, and nothing keeps it above zero."""
+    net = random_network(0)
+    with torch.no_grad():
+        net.input_scale[::2] *= -1
+    audio = made_mixture(3.0)
+    plain, small = (run(OpenUnmixBackend({"vocals": network}, niter=0), audio)
+                    for network in (FloatNetwork(net), Int8Network(quantize(net))))  # fmt: skip
+    assert sdr_db(plain, small) > 40
+
+
+def test_nothing_stays_behind_when_the_audio_breaks_off(nets: dict[str, Network]) -> None:
+    def broken() -> Iterator[NDArray[np.float32]]:
+        yield made_mixture(2.0)
+        raise AudioError("damaged")
+
+    before = threading.active_count()
+    for _ in range(2):
+        with pytest.raises(AudioError, match="damaged"):
+            list(OpenUnmixBackend(nets).separate(broken(), broken(), STEREO))
+    assert threading.active_count() == before

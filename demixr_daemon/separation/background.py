@@ -16,7 +16,7 @@ def in_background(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     What the thread raises is raised here. Closing the generator ends the thread after the item that it is at.
     """
     made: queue.Queue[T] = queue.Queue()
-    room = threading.Semaphore(depth)
+    room = threading.Semaphore(depth - 1)
     end = object()
     left = threading.Event()
     failure: list[BaseException] = []
@@ -34,14 +34,15 @@ def in_background(items: Iterable[T], depth: int) -> Generator[T, None, None]:
             made.put(end)  # type: ignore[arg-type]
 
     thread = threading.Thread(target=make, name="in background", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while (item := made.get()) is not end:
             room.release()
             yield item
         if failure:
-            raise failure[0]
+            raise failure.pop()  # kept, it would keep this frame, and all that the generator holds, alive
     finally:
         left.set()
         room.release()
-        thread.join()
+        if thread.ident:
+            thread.join()

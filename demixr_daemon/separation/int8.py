@@ -31,7 +31,7 @@ State = dict[str, Tensor]
 @torch.no_grad()
 def quantize(net: Any) -> State:
     """The parameters of an Open-Unmix target, weight matrices as int8 with a step per row; all of :class:`Int8Network`."""
-    state: State = {"input_scale": net.input_scale.clone()}
+    state: State = {"input_scale": net.input_scale.abs()}  # its sign goes into the weights: what is rounded is not negative
 
     def matrix(name: str, weight: Tensor) -> None:
         steps = weight.abs().amax(1).clamp(min=_SMALLEST) / 127
@@ -40,7 +40,7 @@ def quantize(net: Any) -> State:
 
     factor, shift = _affine(net.bn1)
     offset = net.fc1.weight @ (net.input_mean * net.input_scale).repeat(2)
-    matrix("fc1", net.fc1.weight * factor[:, None])
+    matrix("fc1", net.fc1.weight * factor[:, None] * net.input_scale.sign().repeat(2))
     state["fc1.bias"] = offset * factor + shift
     for layer in range(net.lstm.num_layers):
         for suffix in ("", "_reverse")[: 2 if net.lstm.bidirectional else 1]:

@@ -82,7 +82,7 @@ def _cached_int8(model: Model, cache: Path) -> dict[str, int8.State]:
     code = hashlib.sha256(Path(int8.__file__).read_bytes()).hexdigest()[:8]  # another rounding, another file
     path = cache / f"{model.sha256[:32]}-{code}-torch{torch.__version__}.pt"
     if _intact(path):
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError, OSError, EOFError):
             cached: dict[str, int8.State] = torch.load(path, weights_only=True)
             return cached
     states = {target: int8.quantize(net) for target, net in targets(model).items()}

@@ -10,7 +10,8 @@ chunks lie.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import contextlib
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -81,11 +82,16 @@ class OpenUnmixBackend:
 
         :raises AudioError: ``audio`` ends before ``ahead``.
         """
-        # Each worker computes alone: the work is cut by target, and torch's own threads would only get in the way.
-        with ThreadPoolExecutor(self._threads, "separate", torch.set_num_threads, (1,)) as workers:
-            yield from _Separation(self._networks, self._niter, self._residual, workers, torch.from_numpy(downmix)).run(
-                audio, ahead, self._grid
-            )
+        # Each thread computes alone: the work is cut by target, and torch's own threads would only get in the way.
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(self._threads, "separate", torch.set_num_threads, (1,)) as workers:
+                yield from _Separation(self._networks, self._niter, self._residual, workers, torch.from_numpy(downmix)).run(
+                    audio, ahead, self._grid
+                )
+        finally:
+            torch.set_num_threads(before)
 
 
 class _Separation:
@@ -104,13 +110,12 @@ class _Separation:
         self._targets = torch.empty(len(networks) + residual, WINDOW_FRAMES, 2, BINS, dtype=torch.complex64)
 
     def run(self, audio: Iterable[Block], ahead: Iterable[Block], grid: Grid) -> Iterator[NDArray[np.float32]]:
-        heard, followed = (in_background(stft(torch.from_numpy(block).T for block in blocks), _BLOCKS_AHEAD)
-                           for blocks in (ahead, audio))  # fmt: skip
-        encoded = through_lstms(self._networks, map(self._encode, heard), grid, self._workers)
-        waiting = _Frames(followed)
-        for window in _windows(encoded):
-            yield from self._window(waiting.take(len(window)), window)
-            del window  # its chunk must be gone before the next one is made
+        with contextlib.closing(_spectra(ahead)) as heard, contextlib.closing(_spectra(audio)) as followed:
+            encoded = through_lstms(self._networks, map(self._encode, heard), grid, self._workers)
+            waiting = _Frames(followed)
+            for window in _windows(encoded):
+                yield from self._window(waiting.take(len(window)), window)
+                del window  # its chunk must be gone before the next one is made
         if self._inverses:
             yield np.stack([inverse.rest() for inverse in self._inverses], axis=1)
 
@@ -146,6 +151,11 @@ class _Separation:
             if any(part is None for part in parts):
                 return
             yield np.stack([part for part in parts if part is not None], axis=1)
+
+
+def _spectra(blocks: Iterable[Block]) -> Generator[Tensor, None, None]:
+    """Read and transformed in a thread of its own."""
+    return in_background(stft(torch.from_numpy(block).T for block in blocks), _BLOCKS_AHEAD)
 
 
 @torch.inference_mode()

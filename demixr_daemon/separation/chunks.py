@@ -113,6 +113,6 @@ class _Track:
                     heard = network.run(layer, True, x[frames:], None, None if last else given[frames:])
                 network.run(layer, True, x[:frames], heard, given[:frames])
             x = given
-        self.parts = [features[frames:].clone()]  # what is given away takes its memory with it
-        return features[:frames], x
+        self.parts = [features[frames:].clone()]  # a view would keep the whole
+        return features[:frames].clone(), x
 

@@ -46,7 +46,7 @@ def load(
     :param cache: folder of quantized weights; the platform's cache folder by default.
     :raises ModelError: the weights are damaged or of another shape.
     """
-    _keep_freed_memory()
+    _keep_memory_flat()
     model.check()
     networks: Mapping[str, Network]
     if quantization == "int8":
@@ -58,19 +58,19 @@ def load(
     return LoadedModel(model, quantization, niter, backend)
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc reuse large buffers, whichever thread takes them, instead of handing each back to the system.
+def _keep_memory_flat() -> None:
+    """Keep glibc's heap from creeping up with the length of a track.
 
-    Every window frees and takes the same tens of megabytes; mapping them anew costs a quarter of the time in page faults, and
-    leaves the heap in pieces that let the peak creep up with the length of the track. A heap for each thread keeps what the
-    others could use.
+    Every window frees and takes the same tens of megabytes. In the heap they leave pieces behind, and the more the longer it goes
+    on; so the large ones are mapped, and handed back, one by one, which costs a few percent in page faults. The rest stays
+    with the process, in one heap: one for each thread would keep what the others could use.
     """
     mmap_threshold, trim_threshold, arena_max = -3, -1, -8  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX of malloc.h
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(arena_max, 1)
-        mallopt(mmap_threshold, 4 << 20)
-        mallopt(trim_threshold, 512 << 20)
+        mallopt(mmap_threshold, 1 << 20)
+        mallopt(trim_threshold, 64 << 20)
 
 
 def targets(model: Model) -> dict[str, torch.nn.Module]:

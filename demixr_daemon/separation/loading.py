@@ -61,7 +61,7 @@ def load(
 def _keep_memory_flat() -> None:
     """Keep glibc's heap from creeping up with the length of a track.
 
-    Every window frees and takes the same tens of megabytes. In the heap they leave pieces behind, and the more the longer it goes
+    Every window frees and takes the same tens of megabytes. In the heap they leave pieces behind, the more the longer it goes
     on; so the large ones are mapped, and handed back, one by one, which costs a few percent in page faults. The rest stays
     with the process, in one heap: one for each thread would keep what the others could use.
     """

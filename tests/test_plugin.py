@@ -258,7 +258,7 @@ def test_a_name_that_is_not_utf8_stays_where_it_is(library: Library, song: Song)
 
 
 def test_interrupt_leaves_no_half_set(library: Library, tagged: Song) -> None:
-    tagged("long.flac", seconds=120.0)
+    tagged("long.flac", seconds=400.0)
     library.beet("import", tagged("short.flac").parent)
     process = subprocess.Popen([sys.executable, "-m", "beets", "demix", "long"], env=library.environment(),
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
@@ -302,7 +302,7 @@ def test_the_filter_beside_a_plugin_that_filters_too(album: Library) -> None:
 def test_interrupt_of_an_import_leaves_no_half_set(library: Library, tagged: Song) -> None:
     with (library.base / "config.yaml").open("a") as config:
         config.write("  auto: yes\n")
-    source = tagged("long.flac", seconds=120.0).parent
+    source = tagged("long.flac", seconds=400.0).parent
     process = subprocess.Popen([sys.executable, "-m", "beets", "import", source], env=library.environment(),
                                stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)  # fmt: skip
     deadline = time.monotonic() + 120

@@ -563,7 +563,7 @@ def test_demixr_web_serves_the_page_alone(listening: Listening) -> None:
         assert requests.get(f"{url}api/state", timeout=30).json()["work"] is True
     finally:
         process.send_signal(2)
-        assert process.wait(20) == 130
+        assert process.wait(90) == 130
 
 
 def test_the_readme_tells_of_every_setting_of_the_page() -> None:

@@ -257,11 +257,10 @@ def test_a_name_that_is_not_utf8_stays_where_it_is(library: Library, song: Song)
     assert (folder / os.fsdecode(b"caf\xe9.stems") / "vocals.flac").is_file()
 
 
-def test_interrupt_leaves_no_half_set(library: Library, tagged: Song) -> None:
-    tagged("long.flac", seconds=400.0)
-    library.beet("import", tagged("short.flac").parent)
-    process = subprocess.Popen([sys.executable, "-m", "beets", "demix", "long"], env=library.environment(),
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+def interrupted(library: Library, *arguments: str | Path) -> None:
+    """Ctrl-C while ``beet`` separates, at its earliest."""
+    process = subprocess.Popen([sys.executable, "-m", "beets", *arguments], env=library.environment(),
+                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(library.music.rglob("*demixr-new/*.flac")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -269,6 +268,12 @@ def test_interrupt_leaves_no_half_set(library: Library, tagged: Song) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
+
+
+def test_interrupt_leaves_no_half_set(library: Library, tagged: Song) -> None:
+    tagged("long.flac", seconds=400.0)
+    library.beet("import", tagged("short.flac").parent)
+    interrupted(library, "demix", "long")
     assert sorted(path.name for path in library.music.rglob("*") if path.is_file()) == ["01 long.flac", "01 short.flac"]
 
 
@@ -303,15 +308,7 @@ def test_interrupt_of_an_import_leaves_no_half_set(library: Library, tagged: Son
     with (library.base / "config.yaml").open("a") as config:
         config.write("  auto: yes\n")
     source = tagged("long.flac", seconds=400.0).parent
-    process = subprocess.Popen([sys.executable, "-m", "beets", "import", source], env=library.environment(),
-                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(library.music.rglob("*demixr-new/*.flac")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
+    interrupted(library, "import", source)
     assert [path.name for path in library.music.rglob("*") if path.is_file()] == ["01 long.flac"]
 
 

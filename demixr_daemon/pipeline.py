@@ -21,7 +21,8 @@ from demixr_daemon.errors import AudioError, Cancelled, SettingError, output_err
 from demixr_daemon.separation.background import in_background
 from demixr_daemon.separation.channels import Resampler, downmix_matrix
 from demixr_daemon.separation.decode import Block, Track, fingerprint, open_track
-from demixr_daemon.separation.encode import FLOAT_BITS, FORMATS, StemWriter, write_error
+from demixr_daemon.separation.encode import StemWriter
+from demixr_daemon.separation.files import FLOAT_BITS, FORMATS, write_error
 from demixr_daemon.separation.models import Model
 from demixr_daemon.settings import Options
 from demixr_daemon.stems import Recipe, Source, StemSet

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from demixr_daemon.errors import SettingError
 from demixr_daemon.separation.decode import open_track
-from demixr_daemon.separation.encode import FLOAT_BITS, StemWriter
+from demixr_daemon.separation.encode import StemWriter
+from demixr_daemon.separation.files import FLOAT_BITS
 from demixr_daemon.settings import TARGETS
 from tests.conftest import read, sdr_db
 from tests.made_song import made_song

@@ -25,9 +25,9 @@ FLOORS = [
 # The one module, or few, that may import a library.
 OWNERS = {
     "openunmix": {"demixr_daemon/separation/openunmix.py"},
-    "soundfile": {*(f"demixr_daemon/separation/{name}.py" for name in ("decode", "encode", "excerpt")),
+    "soundfile": {*(f"demixr_daemon/separation/{name}.py" for name in ("decode", "encode", "excerpt", "files")),
                   "demixr_daemon/evaluation/songs.py"},
-    "av": {*(f"demixr_daemon/separation/{name}.py" for name in ("decode", "encode", "excerpt")), "demixr_daemon/intake/kept.py",
+    "av": {*(f"demixr_daemon/separation/{name}.py" for name in ("decode", "excerpt", "files")), "demixr_daemon/intake/kept.py",
            "demixr_daemon/web/covers.py"},
     "soxr": {"demixr_daemon/separation/channels.py"},
     "requests": {"demixr_daemon/separation/models.py"},

@@ -14,6 +14,7 @@
     background  a generator in a thread of its own
     models      weights on this machine: catalogue, downloads, own folders
     loading     weights → backend, through the cache of quantized weights
+    files       one audio file, written block by block
     encode      stem blocks → audio files whose sum is the mixture
 
     from pathlib import Path

@@ -3,70 +3,25 @@
 Lossless files hold integers that add up: every stem is rounded, and ``other`` is the mixture less the rounded rest, so that
 the sum is the mixture to the last bit. What does not fit into the integers is set aside in a side file; if there was any,
 :meth:`StemWriter.finish` goes over the files once more and turns all of them down by one gain. A stem is never scaled alone.
-
-Owner of writing with soundfile (FLAC, WAV) and PyAV (lossy formats).
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from io import FileIO
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Self
 
-import av
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from demixr_daemon.errors import SettingError
 from demixr_daemon.separation.decode import BLOCK_SAMPLES, Block
+from demixr_daemon.separation.files import FLOAT_BITS, FORMATS, FFmpegSink, Sink, SndfileSink, filename
 
 Integers = NDArray[np.int32]
-
-FLOAT_BITS = 32
-"""Stands for 32-bit floating point where a bit depth is asked for."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """A kind of audio file that stems can be written as."""
-
-    extension: str
-    bits: tuple[int, ...] = ()
-    """The bit depths it can hold; empty for a lossy codec."""
-    codec: str = ""
-    """FFmpeg's encoder, for the lossy ones."""
-    container: str = ""
-    rates_hz: tuple[int, ...] = ()
-    """The sampling rates the codec takes; empty for any."""
-    max_channels: int = 8
-    max_rate_hz: int = 655_350
-    max_kbps_a_channel: int = 320
-
-
-FORMATS: Mapping[str, Format] = {
-    "flac": Format("flac", bits=(16, 24)),
-    "wav": Format("wav", bits=(16, 24, FLOAT_BITS), max_channels=1024, max_rate_hz=2**31 - 1),
-    "mp3": Format("mp3", codec="libmp3lame", container="mp3", max_channels=2,
-                  rates_hz=(8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)),
-    "opus": Format("opus", codec="libopus", container="opus", max_kbps_a_channel=256,
-                   rates_hz=(8000, 12000, 16000, 24000, 48000)),
-    "m4a": Format("m4a", codec="aac", container="ipod", max_channels=6,
-                  rates_hz=(8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)),
-}  # fmt: skip
-
-
-class _Sink(Protocol):
-    def write(self, block: NDArray[Any]) -> None: ...
-    def close(self) -> None: ...
-
 
 class StemWriter:
     """Writes the stems of one track into a folder, block by block. A context manager; leaving it closes the files.
@@ -96,7 +51,7 @@ class StemWriter:
         self._bitrate_kbps = bitrate_kbps
         self._expected_bytes = (expected_samples or 0) * channels * bits // 8
         self._open_files = ExitStack()
-        self._sinks: dict[str, _Sink] = {}
+        self._sinks: dict[str, Sink] = {}
         self._overflow: dict[str, _Overflow] = {}
         self.peaks: dict[str, float] = dict.fromkeys(stems, 0.0)
         """Largest sample of each stem before any gain, full scale 1.0."""
@@ -169,7 +124,7 @@ class StemWriter:
         gain = (largest - len(self._stems)) / ((largest + 1) * max(self.peaks.values()))
         louder = {stem: self.path(stem).replace(self._folder / f"{stem}.loud") for stem in self._stems}
         with ExitStack() as open_files:
-            sources = {stem: open_files.enter_context(soundfile.SoundFile(_fs(path))) for stem, path in louder.items()}
+            sources = {stem: open_files.enter_context(soundfile.SoundFile(filename(path))) for stem, path in louder.items()}
             for stem in self._stems:
                 self._sinks[stem] = self._sink(self.path(stem))
                 self._overflow[stem].rewind()
@@ -197,14 +152,14 @@ class StemWriter:
         """libsndfile takes 32-bit integers and keeps the upper bits."""
         return values.astype(np.int32) << (32 - self._bits)
 
-    def _sink(self, path: Path) -> _Sink:
+    def _sink(self, path: Path) -> Sink:
         if self._format.codec:
-            return _FFmpegSink(path, self._format, self._rate_hz, self._channels, self._bitrate_kbps)
+            return FFmpegSink(path, self._format, self._rate_hz, self._channels, self._bitrate_kbps)
         subtype = "FLOAT" if self._bits == FLOAT_BITS else f"PCM_{self._bits}"
         container = self._format.extension.upper()
         if container == "WAV" and self._expected_bytes > 4_000_000_000:
             container = "RF64"  # the 64-bit WAV; a plain one ends at 4 GiB
-        return _SndfileSink(path, self._rate_hz, self._channels, container, subtype)
+        return SndfileSink(path, self._rate_hz, self._channels, container, subtype)
 
     def _close_sinks(self) -> None:
         with ExitStack() as closing:  # all of them, also when one fails
@@ -215,91 +170,6 @@ class StemWriter:
     def _close(self) -> None:
         self._open_files.callback(self._close_sinks)
         self._open_files.close()
-
-
-class _SndfileSink:
-    def __init__(self, path: Path, rate_hz: int, channels: int, container: str, subtype: str) -> None:
-        self._path = path
-        with self._errors():
-            self._file = soundfile.SoundFile(_fs(path), "w", rate_hz, channels, subtype, format=container)
-
-    def write(self, block: NDArray[Any]) -> None:
-        with self._errors():
-            self._file.write(block)
-
-    def close(self) -> None:
-        with self._errors():
-            self._file.close()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts on a short write
-            raise write_error(self._path, error) from error
-
-
-class _FFmpegSink:
-    def __init__(self, path: Path, fmt: Format, rate_hz: int, channels: int, bitrate_kbps: int) -> None:
-        self._path = path
-        self._rate_hz = rate_hz
-        self._layout = _LAYOUTS[channels]
-        self._samples = 0
-        self._file = _QuietFile(path, "wb")
-        self._container: Any = av.open(self._file, "w", format=fmt.container)
-        # the nearest rate that loses nothing, or the highest there is
-        rate = min((hz for hz in fmt.rates_hz if hz >= rate_hz), default=fmt.rates_hz[-1])
-        self._stream: Any = self._container.add_stream(
-            fmt.codec, rate=rate, layout=self._layout, bit_rate=min(bitrate_kbps, fmt.max_kbps_a_channel * channels) * 1000
-        )
-
-    def write(self, block: NDArray[Any]) -> None:
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block, np.float32).reshape(1, -1), "flt", self._layout)
-        frame.sample_rate = self._rate_hz
-        frame.pts = self._samples
-        self._samples += len(block)
-        self._mux(frame)
-
-    def _mux(self, frame: Any) -> None:
-        with self._errors():
-            self._container.mux(self._stream.encode(frame))
-
-    def close(self) -> None:
-        with self._file, self._errors():
-            try:
-                if self._samples:
-                    self._mux(None)
-            finally:
-                self._container.close()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except av.FFmpegError as error:
-            raise write_error(self._path, self._file.error or error) from error
-        if self._file.error:
-            raise self._file.error
-
-
-class _QuietFile(FileIO):
-    """A file that keeps its first error to itself: PyAV prints a traceback for what is raised in its callbacks."""
-
-    error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            written = super().write(data)
-            if written < len(data):  # a disk fills up in the middle of a write; the next one says so
-                written += super().write(data[written:])
-        except OSError as error:
-            self.error = self.error or error
-            written = len(data)
-        return written
-
-
-# FFmpeg's default layouts, by number of channels.
-_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 
 
 class _Overflow:
@@ -355,17 +225,3 @@ class _Overflow:
         if self._file:
             self._file.close()
             self._path.unlink(missing_ok=True)
-
-
-def _fs(path: Path) -> bytes:
-    """soundfile takes names that are not UTF-8 as bytes only."""
-    return bytes(path)
-
-
-def write_error(path: Path, error: Exception) -> OSError:
-    """The codec libraries seldom say why a write failed; nearly always the disk is full."""
-    full = shutil.disk_usage(path.parent).free < 1 << 20
-    reported: Any = getattr(error, "errno", None)
-    known = isinstance(reported, int) and reported in errno.errorcode  # FFmpeg has numbers of its own, too
-    code = errno.ENOSPC if full else reported if known else errno.EIO
-    return OSError(code, os.strerror(code))

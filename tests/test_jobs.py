@@ -227,14 +227,22 @@ def test_ten_thousand_jobs(work: Jobs) -> None:
     assert queued(work)[0][0] == "item-20000.0"
 
 
-def test_two_processes_add_at_once(tmp_path: Path) -> None:
-    """Both create the database, too."""
-    code = ("import sys; from pathlib import Path; from demixr_daemon.jobs.database import Database\n"
+def test_processes_add_at_once(tmp_path: Path) -> None:
+    """And create the database, too."""
+    code = ("import sys; from pathlib import Path; import dbos; from demixr_daemon.jobs.database import Database\n"
             "from demixr_daemon.jobs.work import Jobs\n"
+            "print('here', flush=True); sys.stdin.readline()\n"
             "work = Jobs(Database('', Path(sys.argv[1])))\n"
             "for n in range(30): work.add_url(f'https://example.org/{n}')\n")  # fmt: skip
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "state")]) for _ in range(2)]
-    assert [process.wait(120) for process in processes] == [0, 0]
+    command = [sys.executable, "-c", code, str(tmp_path / "state")]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()  # go
+    assert [process.wait(120) for process in processes] == [0] * 4
     assert Jobs(Database("", tmp_path / "state")).counts() == {"waiting": 30}
 
 

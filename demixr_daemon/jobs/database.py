@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -69,9 +70,9 @@ class Database:
         try:
             if self.file:
                 state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.close(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
             self.engine = self._engine()
-            self._create()
+            with _alone_in(state_dir) if self.file else contextlib.nullcontext():
+                self._create()
         except (OSError, sa.exc.SQLAlchemyError) as error:
             raise self.error(error) from error
         self._client: DBOSClient | None = None
@@ -95,12 +96,16 @@ class Database:
             connection.isolation_level = "IMMEDIATE"  # writers queue up instead of meeting half-way
             connection.execute("PRAGMA busy_timeout=30000")
             connection.execute("PRAGMA foreign_keys=ON")
-            connection.execute("PRAGMA journal_mode=WAL")
 
         return engine
 
     def _create(self) -> None:
         schema = None if self.file else "dbos"
+        if self.file:
+            if not self.file.exists():
+                os.close(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # stays; SQLite would not wait for a lock here
         inspector = sa.inspect(self.engine)
         if not inspector.has_table("workflow_status", schema=schema):
             from dbos import DBOS
@@ -184,6 +189,17 @@ class Database:
     def close(self) -> None:
         """Let go of the connections."""
         self.engine.dispose()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Processes that start together create the database one after the other."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def workflow_id(key: str, turn: int) -> str:

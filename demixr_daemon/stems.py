@@ -158,7 +158,10 @@ def workplace(track: Path, folder: Path) -> Iterator[Path]:
     with _locked(track):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            for leftover in (place, _hidden(folder, "old")):  # of a killed process
+            old = _hidden(folder, "old")
+            if old.exists() and not folder.exists():  # killed between two renames
+                old.rename(folder)
+            for leftover in (place, old):
                 if leftover.exists():
                     shutil.rmtree(leftover)
             place.mkdir()
@@ -216,7 +219,7 @@ def publish(place: Path, folder: Path) -> None:
 
 
 def _keep_strangers(folder: Path, place: Path) -> None:
-    """Let what an older set does not name live on in the new one."""
+    """Let what an older set does not name live on in the new one. Both have it until the older one is gone."""
     older = read(folder)
     ours = {MANIFEST, f".{MANIFEST}.new", *older.files.values()} if older else set()
     strangers = [path for path in folder.iterdir() if path.name not in ours]
@@ -224,7 +227,17 @@ def _keep_strangers(folder: Path, place: Path) -> None:
     if in_the_way:
         raise OutputError(f"{shown(in_the_way[0])} is in the way and is no stem of ours; move it away and run again")
     for path in strangers:
-        path.rename(place / path.name)
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, place / path.name, symlinks=True, copy_function=_link)
+        else:
+            _link(path, place / path.name)
+
+
+def _link(file: Path | str, new: Path | str) -> None:
+    try:
+        os.link(file, new, follow_symlinks=False)
+    except OSError:  # a file system without links
+        shutil.copy2(file, new, follow_symlinks=False)
 
 
 def remove(folder: Path) -> bool:

@@ -113,6 +113,30 @@ def test_files_of_the_users_own_outlive_a_replacement(track: Path) -> None:
     assert (folder / "vocals.flac").read_text() == "new"
 
 
+@pytest.mark.parametrize("exchange", [True, False])
+def test_files_of_the_users_own_outlive_a_kill(track: Path, exchange: bool) -> None:
+    """Killed where the older set makes way for the new one."""
+    folder = publish(track, "old")
+    (folder / "takes" / "one").mkdir(parents=True)
+    for name in ("notes.txt", "takes/one/two.txt"):
+        (folder / name).write_text("mine")
+    code = ("import os, signal, sys; from pathlib import Path; from demixr_daemon import stems; from tests.test_stems import publish\n"
+            "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+            "if sys.argv[2] == 'True': stems._exchange = die\n"
+            "else:\n"
+            "    stems._exchange = lambda one, other: False\n"
+            "    rename = Path.rename\n"
+            "    Path.rename = lambda path, to: (rename(path, to), to.name.endswith('-old') and die())\n"
+            "publish(Path(sys.argv[1]), 'new')\n")  # fmt: skip
+    root = Path(__file__).parent.parent
+    killed = subprocess.run([sys.executable, "-c", code, str(track), str(exchange)], cwd=root, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert publish(track, "newer") == folder
+    assert [(folder / name).read_text() for name in ("notes.txt", "takes/one/two.txt")] == ["mine"] * 2
+    assert (folder / "vocals.flac").read_text() == "newer"
+    assert sorted(os.listdir(track.parent)) == ["01 Title.flac", "01 Title.stems"]
+
+
 def test_a_leftover_with_folders_in_it_is_swept(track: Path) -> None:
     folder = stems.folder_for(track)
     with stems.workplace(track, folder) as place:

@@ -22,9 +22,10 @@ lint: $(READY)
 bench: $(READY)
 	$(VENV)/bin/python -m benchmarks.quantization
 	$(VENV)/bin/python -m benchmarks.quantization --ahead
-	$(VENV)/bin/python -m benchmarks.speed --model umxhq --random-weights
+	$(VENV)/bin/python -m benchmarks.speed --model umxhq --random-weights --peers
 	$(VENV)/bin/python -m benchmarks.speed --model umxl --random-weights
 	$(VENV)/bin/python -m benchmarks.memory --model umxhq --random-weights
+	$(VENV)/bin/python -m benchmarks.startup
 	$(VENV)/bin/python -m benchmarks.quality
 
 screenshots: $(READY)

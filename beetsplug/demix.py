@@ -23,7 +23,7 @@ from demixr_daemon import configuration, following, library, stems
 from demixr_daemon.console import progress_bar, stem_bytes
 from demixr_daemon.errors import BusyError, DemixrError, shown
 from demixr_daemon.planning import Planned, plan
-from demixr_daemon.settings import BITS, FORMATS, QUANTIZATIONS, TARGETS, Options, section_defaults
+from demixr_daemon.settings import BITS, DEVICES, FORMATS, QUANTIZATIONS, TARGETS, Options, section_defaults
 from demixr_daemon.web import beetsweb
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ class DemixPlugin(BeetsPlugin):
         parser.add_option("--targets", help="stems to write, for example vocals,drums")
         parser.add_option("--instrumental", action="store_true", default=None, help="write the track less its vocals too")
         parser.add_option("--quantization", help=f"{' or '.join(QUANTIZATIONS)}")
+        parser.add_option("--device", help=f"{' or '.join(DEVICES)}")
         parser.add_option("--niter", type="int", help="iterations of the Wiener filter")
+        parser.add_option("--memory", type="int", help="megabytes to stay within; more is faster")
         parser.add_option("--queue", action="store_true", help="let the daemon do it")
         parser.add_option("--remove", action="store_true", help="delete the stems of these tracks")
         command.func = self.command
@@ -154,8 +156,11 @@ class DemixPlugin(BeetsPlugin):
         :raises UserError: at the end, if any track failed.
         """
         done, skipped, failed = 0, 0, 0
-        work = sum(not action.current and not action.failed for action in actions)
-        loaded = _load(model, options) if work else None
+        loaded = None
+        if any(not action.current and not action.failed for action in actions):
+            from demixr_daemon import pipeline
+
+            loaded = pipeline.load(model, options)
         for action in actions:
             try:
                 if action.failed:
@@ -274,11 +279,3 @@ class DemixPlugin(BeetsPlugin):
 
 def _field(stem: str) -> Callable[[Item], str]:
     return lambda item: library.stem_path(item, stem)
-
-
-def _load(model: Model, options: Options) -> LoadedModel:
-    from demixr_daemon.separation import loading
-
-    return loading.load(model, quantization=options.quantization, niter=options.niter, threads=options.threads)
-
-

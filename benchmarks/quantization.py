@@ -16,10 +16,10 @@ import torch
 
 from benchmarks.songs import Audio, Song, cc0_songs, falcon, sdr_db
 from benchmarks.tables import table, write
-from demixr_daemon.separation import loading
+from demixr_daemon.separation import int8, loading
 from demixr_daemon.separation.chunks import Grid
 from demixr_daemon.separation.models import Model, ModelStore
-from demixr_daemon.settings import TARGETS
+from demixr_daemon.settings import TARGETS, Options
 
 _STEREO = np.eye(2, dtype=np.float32)
 _BLOCK_SAMPLES = 1 << 16
@@ -49,7 +49,7 @@ def _excerpt(song: Song, seconds: float) -> Song:
 
 def _separate(model: Model, song: Song, quantization: str, grid: Grid) -> tuple[Audio, float]:
     """All targets (samples, targets, 2), and the seconds it took."""
-    backend = loading.load(model, quantization=quantization, grid=grid).backend
+    backend = loading.load(model, Options(quantization=quantization), grid=grid).backend
     blocks = [song.mixture[start : start + _BLOCK_SAMPLES] for start in range(0, len(song.mixture), _BLOCK_SAMPLES)]
     begun = time.perf_counter()
     out = np.concatenate(list(backend.separate(blocks, blocks, _STEREO)))[: len(song.mixture)]
@@ -61,22 +61,26 @@ def _cost(model: Model, songs: list[Song]) -> None:
     for song in songs:
         whole, _ = _separate(model, song, "fp32", _WHOLE)
         chunked, fp32_s = _separate(model, song, "fp32", Grid())
-        int8, int8_s = _separate(model, song, "int8", Grid())
+        rounded, int8_s = _separate(model, song, "int8", Grid())
         shifted, _ = _separate(model, song, "int8", Grid(offset_frames=1501))
         for index, target in enumerate(TARGETS):
             truth = song.stems[target]
             if np.square(truth).mean() < 1e-7:
                 continue  # a silent target has no SDR
-            base, cut, small = (sdr_db(truth, out[:, index]) for out in (whole, chunked, int8))
+            base, cut, small = (sdr_db(truth, out[:, index]) for out in (whole, chunked, rounded))
             losses["chunks"].append(base - cut)
             losses["int8"].append(base - small)
-            seam, shift = -sdr_db(whole[:, index], chunked[:, index]), -sdr_db(int8[:, index], shifted[:, index])
+            seam, shift = -sdr_db(whole[:, index], chunked[:, index]), -sdr_db(rounded[:, index], shifted[:, index])
             rows.append((song.name, target, f"{base:.3f}", f"{cut - base:+.3f}", f"{small - base:+.3f}", f"{seam:.1f}",
                          f"{shift:.1f}", f"{fp32_s / int8_s:.2f}"))  # fmt: skip
     header = ("song", "target", "SDR whole fp32, dB", "chunks fp32, dB", "chunks int8, dB", "difference of chunks, dB",
               "difference of a shifted grid, dB", "speed int8 : fp32")  # fmt: skip
+    plain = loading.targets(model).values()
+    sizes = (sum(value.nbytes for net in plain for value in net.state_dict().values()),
+             sum(value.nbytes for net in plain for value in int8.quantize(net).values()))  # fmt: skip
+    size = f"Weights: fp32 {sizes[0] / 1e6:.1f} MB, int8 {sizes[1] / 1e6:.1f} MB."
     last = f"largest loss: chunks {max(losses['chunks']):.3f} dB, int8 {max(losses['int8']):.3f} dB"
-    write(f"quantization-{model.name}", f"What chunks and int8 cost: {model.name}", table(header, rows), last)
+    write(f"quantization-{model.name}", f"What chunks and int8 cost: {model.name}", table(header, rows), size, last)
 
 
 def _ahead_curve(model: Model, songs: list[Song]) -> None:

@@ -1,4 +1,4 @@
-"""Whole jobs against the reference: ``python -m benchmarks.speed --model umxhq [--random-weights] [--seconds N]``.
+"""Whole jobs against the reference: ``python -m benchmarks.speed --model umxhq [--random-weights] [--seconds N] [--peers]``.
 
 The reference is ``openunmix`` with its default ``niter=1``: a FLAC file read at once, separated as a whole, four FLAC files
 written. Both run on the same weights and the same music, in turns, each in a process of its own that has warmed up on a few
@@ -27,6 +27,7 @@ import soundfile
 import torch
 
 from benchmarks.memory import peak_mb
+from benchmarks.peers import peers
 from benchmarks.songs import cc0_songs, falcon
 from benchmarks.tables import table, write
 from benchmarks.weights import HIDDEN_SIZES, random_weights
@@ -49,11 +50,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of music (default: 60)")
     parser.add_argument("--runs", type=int, default=3, help="of each (default: 3)")
     parser.add_argument("--threads", type=int, default=0, help="of both (default: the processors that there are)")
-    parser.add_argument("--work", choices=sorted(_WORK), help=argparse.SUPPRESS)
+    parser.add_argument("--peers", action="store_true", help="time other separators that are installed, too")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--track", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        print(json.dumps(_WORK[options.work](options.track, options.model, options.threads)))
+        work = _WORK.get(options.work) or functools.partial(_peer, options.work)
+        print(json.dumps(work(options.track, options.model, options.threads)))
         return
     if options.random_weights and options.model not in HIDDEN_SIZES:
         parser.error(f"--random-weights: for {' and '.join(HIDDEN_SIZES)}")
@@ -68,7 +71,7 @@ def main() -> None:
             model = str(random_weights(Path(folder) / "weights", HIDDEN_SIZES[options.model]))
         results = defaultdict(list)
         for _ in range(options.runs):
-            for work in _WORK:
+            for work in (*_WORK, *(peers() if options.peers else ())):
                 command = [sys.executable, "-W", "ignore", "-m", "benchmarks.speed", "--work", work, "--model", model,
                            "--track", str(track), "--threads", str(options.threads)]  # fmt: skip
                 answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -86,7 +89,9 @@ def _report(options: argparse.Namespace, results: dict[str, Result]) -> None:
 
     reference, ours, alone = results["reference"], results["ours"], results["networks"]
     rows = [("openunmix", per_second(reference, "job"), f"{reference['peak_mb']:.0f}"),
-            ("Demixr", per_second(ours, "job"), f"{ours['peak_mb']:.0f}")]  # fmt: skip
+            ("Demixr", per_second(ours, "job"), f"{ours['peak_mb']:.0f}"),
+            *((name, per_second(result, "job"), f"{result['peak_mb']:.0f}")
+              for name, result in results.items() if name not in _WORK)]  # fmt: skip
     whole = table(("", "whole job, ms per second of audio", "peak memory, MB"), rows)
     split = table(("openunmix, stage by stage", "ms"),
                   [(key, per_second(reference, key)) for key in reference if key not in ("job", "peak_mb")])  # fmt: skip
@@ -143,7 +148,7 @@ def _reference(track: Path, name: str, threads: int) -> Result:
 
 
 _STAGES: dict[str, list[tuple[Any, str]]] = {
-    "STFT": [(separator, "stft"), (separator, "magnitudes")],
+    "decode and STFT": [(separator, "stft"), (separator, "magnitudes")],  # what it transforms, it reads
     "encoders": [(int8.Int8Network, "encode")],
     "LSTMs": [(int8.Int8Network, "run")],
     "masks": [(int8.Int8Network, "separate")],
@@ -156,8 +161,8 @@ _STAGES: dict[str, list[tuple[Any, str]]] = {
 def _ours(track: Path, name: str, threads: int) -> Result:
     from demixr_daemon.pipeline import demix
 
-    model = loading.load(ModelStore().find(name), threads=threads)
     options = Options(threads=threads)
+    model = loading.load(ModelStore().find(name), options)
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "part.flac"
         with soundfile.SoundFile(track) as file:
@@ -167,19 +172,30 @@ def _ours(track: Path, name: str, threads: int) -> Result:
         demix(track, model, options, folder=Path(folder) / "stems")
         job = time.perf_counter() - begun
         peak = peak_mb()
-        spent: dict[str, float] = defaultdict(float)
+        spent: dict[str, list[float]] = {stage: [] for stage in _STAGES}
         with contextlib.ExitStack() as timed:
             for stage, places in _STAGES.items():
                 for owner, attribute in places:
-                    timed.enter_context(_timed(owner, attribute, functools.partial(_add, spent, stage)))
+                    timed.enter_context(_timed(owner, attribute, spent[stage].append))
             begun = time.process_time()
             demix(track, model, options, folder=Path(folder) / "stems")
             total = time.process_time() - begun
-    return {"job": job, "peak_mb": peak, **spent, "the rest": total - sum(spent.values())}
+    stages = {stage: sum(seconds) for stage, seconds in spent.items()}
+    return {"job": job, "peak_mb": peak, **stages, "the rest": total - sum(stages.values())}
 
 
-def _add(spent: dict[str, float], stage: str, seconds: float) -> None:
-    spent[stage] += seconds
+def _peer(name: str, track: Path, _: str, threads: int) -> Result:
+    if threads:
+        torch.set_num_threads(threads)
+    separate = peers()[name]()
+    audio, rate_hz = soundfile.read(track, dtype="float32", always_2d=True)
+    separate(audio[: round(_WARM_UP_S * rate_hz)])
+    begun = time.perf_counter()
+    audio, rate_hz = soundfile.read(track, dtype="float32", always_2d=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for stem, made in separate(audio).items():
+            soundfile.write(Path(folder) / f"{stem}.flac", made, rate_hz)
+    return {"job": time.perf_counter() - begun, "peak_mb": peak_mb()}
 
 
 @contextlib.contextmanager

@@ -109,6 +109,7 @@ def options(section: confuse.ConfigView) -> Options:
     return Options(
         model=section["model"].as_str(),
         quantization=section["quantization"].as_str(),
+        device=section["device"].as_str(),
         niter=section["niter"].get(int),
         targets=tuple(section["targets"].as_str_seq()),
         instrumental=section["instrumental"].get(bool),
@@ -116,6 +117,7 @@ def options(section: confuse.ConfigView) -> Options:
         bits=str(section["bits"].get()),
         bitrate=section["bitrate"].get(int),
         threads=section["threads"].get(int),
+        memory=section["memory"].get(int),
     )
 
 

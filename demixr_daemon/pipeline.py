@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +39,24 @@ _BLOCKS_AHEAD = 2
 
 Progress = Callable[[int, int | None], None]
 """Called between chunks with the samples done and the samples in all, None where the file does not say."""
+
+
+def load(model: Model, options: Options) -> LoadedModel:
+    """Load a model; see :func:`demixr_daemon.separation.loading.load`.
+
+    Torch is imported here, not before. What it brings stays to the end: to look for garbage among it meanwhile, and when the
+    process ends, would take a second.
+    """
+    first = "torch" not in sys.modules
+    if first:
+        gc.disable()
+    try:
+        from demixr_daemon.separation import loading
+    finally:
+        gc.enable()
+    if first:
+        gc.freeze()
+    return loading.load(model, options)
 
 
 def recipe_for(track: Track, model: Model, options: Options) -> Recipe:
@@ -115,8 +135,9 @@ def demix(
     options = options or Options()
     track = open_track(path)
     recipe = recipe_for(track, model.model, options)
-    if (model.quantization, model.niter) != (options.quantization, options.niter):
-        raise SettingError(f"the model was loaded for {model.quantization} and niter {model.niter}, not for "
+    loaded = model.options
+    if (loaded.quantization, loaded.niter) != (options.quantization, options.niter):
+        raise SettingError(f"the model was loaded for {loaded.quantization} and niter {loaded.niter}, not for "
                            f"{options.quantization} and {options.niter}")  # fmt: skip
     folder = folder or stems.folder_for(path)
     before = _stat(path)

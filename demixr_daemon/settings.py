@@ -10,7 +10,8 @@ from demixr_daemon.errors import SettingError
 
 TARGETS = ("vocals", "drums", "bass", "other")
 FORMATS = ("flac", "wav", "mp3", "opus", "m4a")
-QUANTIZATIONS = ("int8", "fp32")
+QUANTIZATIONS = ("int8", "fp32", "fp16")
+DEVICES = ("cpu", "cuda")
 BITS = ("auto", "16", "24", "float")
 
 
@@ -24,7 +25,9 @@ class Options:
     model: str = "auto"
     """``auto``, a name of ``demixr models list``, or a folder of weights."""
     quantization: str = "int8"
-    """``int8`` is faster and smaller; ``fp32`` runs the weights as they were trained."""
+    """``int8`` is faster and smaller; ``fp32`` runs the weights as they were trained; ``fp16`` is for GPUs."""
+    device: str = "cpu"
+    """``cuda`` runs the networks on an NVIDIA GPU, in ``fp16`` or ``fp32``."""
     niter: int = 1
     """Iterations of the Wiener EM, 0 to 10."""
     targets: tuple[str, ...] = TARGETS
@@ -38,14 +41,21 @@ class Options:
     """Of mp3, opus and m4a, in kbit/s a stem, 32 to 320."""
     threads: int = 0
     """CPU threads; 0 takes what the machine has."""
+    memory: int = 700
+    """Megabytes of memory to stay within, where the model allows: more is faster, as the networks work on longer chunks."""
 
     def __post_init__(self) -> None:
         _one_of("quantization", self.quantization, QUANTIZATIONS)
+        _one_of("device", self.device, DEVICES)
         _one_of("format", self.format, FORMATS)
         _one_of("bits", self.bits, BITS)
         _between("niter", self.niter, 0, 10)
         _between("bitrate", self.bitrate, 32, 320)
         _between("threads", self.threads, 0, 1024)
+        _between("memory", self.memory, 1, 10**6)
+        for quantization, device, instead in (("int8", "cuda", "fp16"), ("fp16", "cpu", "int8")):
+            if (self.quantization, self.device) == (quantization, device):
+                raise SettingError(f"demix.quantization: {quantization} does not run on {device}; take {instead} or fp32")
         if self.bits == "float" and self.format != "wav":
             raise SettingError("demix.bits: float needs format wav")
         if not self.stems:

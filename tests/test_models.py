@@ -31,7 +31,7 @@ from demixr_daemon.separation import loading
 from demixr_daemon.separation.loading import LoadedModel
 from demixr_daemon.separation.models import SUMS, Model, ModelStore, Offer
 from demixr_daemon.separation.openunmix import load_target
-from demixr_daemon.settings import TARGETS
+from demixr_daemon.settings import TARGETS, Options
 from tests.conftest import random_network
 from tests.made_song import made_mixture
 
@@ -582,7 +582,7 @@ def bytes_of(value: object) -> bytes:
 def test_what_is_not_weights_is_refused_by_name(tmp_path: Path, content: bytes, quantization: str) -> None:
     (tmp_path / "vocals.pth").write_bytes(content)
     with pytest.raises(ModelError, match=f"^{tmp_path}/vocals.pth: damaged, or not weights of Open-Unmix"):
-        loading.load(ModelStore().find(str(tmp_path)), quantization=quantization, cache=tmp_path / "cache")
+        loading.load(ModelStore().find(str(tmp_path)), Options(quantization=quantization), cache=tmp_path / "cache")
 
 
 def test_mono_network_is_refused_by_name(tmp_path: Path) -> None:
@@ -729,7 +729,7 @@ def test_full_disk_leaves_no_piece_of_a_cache(model: Model, tmp_path: Path) -> N
 
 
 def test_fp32_needs_no_cache(model: Model, expected: NDArray[np.float32], tmp_path: Path) -> None:
-    stems = separated(loading.load(model, quantization="fp32", cache=tmp_path / "cache"))
+    stems = separated(loading.load(model, Options(quantization="fp32"), cache=tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()
     assert not np.array_equal(stems, expected)
     np.testing.assert_allclose(stems, expected, atol=0.05)

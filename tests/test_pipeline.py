@@ -121,7 +121,7 @@ def test_own_weights_for_one_target(song: Song, weights: Path, tmp_path: Path) -
 def test_threads_do_not_matter(song: Song, weights: Path) -> None:
     outputs = []
     for threads in (1, 2):
-        model = loading.load(ModelStore().find(str(weights)), threads=threads)
+        model = loading.load(ModelStore().find(str(weights)), Options(threads=threads))
         made = demix(song("a.flac"), model, Options(format="wav", bits="float"))
         outputs.append(read(made.path("vocals")))
     assert sdr_db(outputs[0], outputs[1]) > 90

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from demixr_daemon.errors import AudioError
+from demixr_daemon.errors import AudioError, SettingError
 from demixr_daemon.separation import loading, openunmix
 from demixr_daemon.separation.channels import downmix_matrix
 from demixr_daemon.separation.chunks import Grid
@@ -18,7 +19,7 @@ from demixr_daemon.separation.int8 import Int8Network, quantize
 from demixr_daemon.separation.loading import LoadedModel
 from demixr_daemon.separation.networks import FloatNetwork, Network
 from demixr_daemon.separation.separator import Backend, OpenUnmixBackend
-from demixr_daemon.settings import TARGETS
+from demixr_daemon.settings import TARGETS, Options
 from tests.conftest import random_network, sdr_db
 from tests.made_song import made_mixture
 
@@ -61,6 +62,43 @@ def test_int8_is_nearly_upstream(trained: dict[str, torch.nn.Module], small_nets
     with torch.inference_mode():
         expected = openunmix.reference(trained, 1)(torch.from_numpy(audio.T.copy())[None])[0].permute(2, 0, 1).numpy()
     assert sdr_db(expected, run(OpenUnmixBackend(small_nets), audio)) > 40
+
+
+def test_half_precision_is_nearly_upstream(trained: dict[str, torch.nn.Module], nets: dict[str, Network]) -> None:
+    """What a GPU does, on the processor."""
+    audio = made_mixture(9.0)
+    halves = {target: FloatNetwork(copy.deepcopy(net), dtype=torch.float16) for target, net in trained.items()}
+    assert sdr_db(run(OpenUnmixBackend(nets), audio), run(OpenUnmixBackend(halves), audio)) > 60
+
+
+@pytest.mark.parametrize("quantization", ["fp16", "fp32"])
+def test_on_a_gpu(embedded: LoadedModel, quantization: str) -> None:
+    options = Options(device="cuda", quantization=quantization)
+    if not torch.cuda.is_available():
+        with pytest.raises(SettingError, match=r"^demix\.device: torch .* finds no CUDA device; take device: cpu"):
+            loading.load(embedded.model, options)
+        return
+    audio = made_mixture(30.0)
+    plain = loading.load(embedded.model, Options(quantization="fp32"))
+    assert sdr_db(run(plain.backend, audio), run(loading.load(embedded.model, options).backend, audio)) > 50
+
+
+def test_memory_buys_longer_chunks(embedded: LoadedModel) -> None:
+    grids = []
+    for megabytes in (1, 100_000):
+        backend = loading.load(embedded.model, Options(memory=megabytes)).backend
+        assert isinstance(backend, OpenUnmixBackend)
+        grids.append(backend.grid)
+    assert grids[0] == Grid()
+    assert grids[1].chunk_frames > 2 * Grid().chunk_frames
+    assert grids[1].ahead_frames == Grid().ahead_frames
+
+
+def test_precision_and_device_must_fit() -> None:
+    with pytest.raises(SettingError, match=r"^demix\.quantization: int8 does not run on cuda; take fp16"):
+        Options(device="cuda")
+    with pytest.raises(SettingError, match=r"^demix\.quantization: fp16 does not run on cpu; take int8"):
+        Options(quantization="fp16")
 
 
 def test_one_direction_alone() -> None:

@@ -120,7 +120,8 @@ def test_files_of_the_users_own_outlive_a_kill(track: Path, exchange: bool) -> N
     (folder / "takes" / "one").mkdir(parents=True)
     for name in ("notes.txt", "takes/one/two.txt"):
         (folder / name).write_text("mine")
-    code = ("import os, signal, sys; from pathlib import Path; from demixr_daemon import stems; from tests.test_stems import publish\n"
+    code = ("import os, signal, sys; from pathlib import Path; from demixr_daemon import stems\n"
+            "from tests.test_stems import publish\n"
             "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
             "if sys.argv[2] == 'True': stems._exchange = die\n"
             "else:\n"

@@ -93,7 +93,8 @@ def test_from_songs_to_a_model_that_separates(songs: Path, tmp_path: Path, song:
     assert tuple(model.weights) == TARGETS
     track = song("track.flac", seconds=6.0)
     for quantization in ("int8", "fp32"):
-        stems = demix(track, load(model, quantization=quantization), Options(quantization=quantization, bits="24"))
+        options = Options(quantization=quantization, bits="24")
+        stems = demix(track, load(model, options), options)
         total = sum(read(stems.path(target)) for target in TARGETS)
         assert np.abs(total - stems.gain * read(track)).max() < 1e-6
         assert all(np.abs(read(stems.path(target))).max() > 1e-4 for target in TARGETS)

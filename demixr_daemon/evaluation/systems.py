@@ -9,7 +9,6 @@ from typing import Protocol
 
 from demixr_daemon import pipeline
 from demixr_daemon.evaluation.songs import Song, stereo
-from demixr_daemon.separation import loading
 from demixr_daemon.separation.decode import Block, open_track
 from demixr_daemon.separation.models import Model
 from demixr_daemon.settings import Options
@@ -50,7 +49,7 @@ class Separator:
         # without a network of its own, "other" is what the rest leaves, which is no true one to compare with
         self._options = Options(quantization=quantization, niter=niter, threads=threads, format="wav", bits="float",
                                 targets=tuple(model.weights))  # fmt: skip
-        self._loaded = loading.load(model, quantization=quantization, niter=niter, threads=threads)
+        self._loaded = pipeline.load(model, self._options)
 
     def separate(self, song: Song, progress: Progress) -> Mapping[str, Block]:
         """:raises AudioError: the mixture cannot be separated."""

@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import io
 import os
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,17 @@ from pathlib import Path
 import platformdirs
 import torch
 
+from demixr_daemon.errors import SettingError
 from demixr_daemon.separation import int8, openunmix
 from demixr_daemon.separation.chunks import Grid
 from demixr_daemon.separation.models import Model
 from demixr_daemon.separation.networks import FloatNetwork, Network
 from demixr_daemon.separation.separator import Backend, OpenUnmixBackend
+from demixr_daemon.settings import Options
+
+_LONGEST_CHUNK = 16384  # frames; longer ones are hardly faster, and progress and cancelling wait for them
+_WINDOW_MB = 120  # what the Wiener filter and the files on their way take
+_OPTIONS = ("quantization", "device", "niter", "threads", "memory")  # those that a loaded model depends on
 
 
 @dataclass(frozen=True)
@@ -30,32 +37,60 @@ class LoadedModel:
     """A model ready to separate."""
 
     model: Model
-    quantization: str
-    niter: int
+    options: Options
+    """What it was loaded for."""
     backend: Backend
+
+    def fits(self, options: Options) -> bool:
+        """Whether loading it for ``options`` would give the same."""
+        return all(getattr(self.options, key) == getattr(options, key) for key in _OPTIONS)
 
 
 def load(
-    model: Model, *, quantization: str = "int8", niter: int = 1, threads: int = 0, grid: Grid | None = None,
-    cache: Path | None = None,
-) -> LoadedModel:  # fmt: skip
+    model: Model, options: Options | None = None, *, grid: Grid | None = None, cache: Path | None = None
+) -> LoadedModel:
     """Load a model for separation.
 
-    :param quantization: ``int8`` or ``fp32``.
-    :param threads: how many threads share the work; 0 takes the processors that there are.
+    :param grid: how tracks are cut; by default as the options' memory allows.
     :param cache: folder of quantized weights; the platform's cache folder by default.
     :raises ModelError: the weights are damaged or of another shape.
+    :raises SettingError: there is no such device.
     """
+    options = options or Options()
     _keep_memory_flat()
     model.check()
     networks: Mapping[str, Network]
-    if quantization == "int8":
+    if options.quantization == "int8":
         states = _cached_int8(model, cache or platformdirs.user_cache_path("demixr") / "int8")
         networks = {target: int8.Int8Network(state) for target, state in states.items()}
     else:
-        networks = {target: FloatNetwork(net) for target, net in targets(model).items()}
-    backend = OpenUnmixBackend(networks, niter=niter, grid=grid, threads=threads or len(os.sched_getaffinity(0)))
-    return LoadedModel(model, quantization, niter, backend)
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise SettingError(f"demix.device: torch {torch.__version__} finds no CUDA device; take device: cpu, or install a "
+                               "CUDA build of torch and NVIDIA's driver")  # fmt: skip
+        dtype = torch.float16 if options.quantization == "fp16" else torch.float32
+        networks = {target: FloatNetwork(net, options.device, dtype) for target, net in targets(model).items()}
+    grid = grid or _grid(list(networks.values()), options)
+    threads = options.threads or len(os.sched_getaffinity(0))
+    return LoadedModel(model, options, OpenUnmixBackend(networks, niter=options.niter, grid=grid, threads=threads))
+
+
+def _grid(networks: list[Network], options: Options) -> Grid:
+    """The longest chunks that the memory allows, within reason: the longer they are, the less is heard ahead twice.
+
+    The figures are of ``benchmarks.memory``, with headroom for tracks of several channels and for hours.
+    """
+    frame_mb = 3.1 * sum(network.hidden(1).nbytes for network in networks) / 1e6
+    free_mb = 0.88 * options.memory - _resident_mb() - _WINDOW_MB
+    frames = _LONGEST_CHUNK if options.device == "cuda" else int(free_mb / frame_mb) - Grid.ahead_frames
+    return Grid(chunk_frames=min(max(frames, Grid.chunk_frames), _LONGEST_CHUNK))
+
+
+def _resident_mb() -> float:
+    """What the process takes now; 0 where there is no telling."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize() / 1e6
+    except OSError:
+        return 0.0
 
 
 def _keep_memory_flat() -> None:

@@ -50,13 +50,19 @@ class Network(Protocol):
 
 
 class FloatNetwork:
-    """The network as it was trained, in float32.
+    """The network as it was trained, on the processor or on a GPU.
 
-    The layers are those of ``openunmix.model.OpenUnmix.forward``, in its order.
+    The layers are those of ``openunmix.model.OpenUnmix.forward``, in its order. Activations stay on the device.
+
+    :param net: it is moved and changed.
+    :param dtype: of the matrix products and of what is between them; spectra and normalization are in float32.
     """
 
-    def __init__(self, net: Any) -> None:
-        self._net = net
+    def __init__(self, net: Any, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self._device, self._dtype = torch.device(device), dtype
+        self._net = net.to(self._device)
+        for part in (net.fc1, net.lstm, net.fc2, net.fc3):
+            part.to(dtype)
         self.layers: int = net.lstm.num_layers
         self.directions = 2 if net.lstm.bidirectional else 1
         self._units: int = net.lstm.hidden_size
@@ -66,13 +72,13 @@ class FloatNetwork:
     def encode(self, magnitudes: Tensor) -> Tensor:
         """See :meth:`Network.encode`."""
         net = self._net
-        x = (magnitudes[..., : len(net.input_mean)] + net.input_mean) * net.input_scale
-        features: Tensor = torch.tanh(net.bn1(net.fc1(x.flatten(1))))
-        return features
+        x = (magnitudes[..., : len(net.input_mean)].to(self._device) + net.input_mean) * net.input_scale
+        features: Tensor = torch.tanh(net.bn1(net.fc1(x.flatten(1).to(self._dtype)).float()))
+        return features.to(self._dtype)
 
     def hidden(self, frames: int) -> Tensor:
         """See :meth:`Network.hidden`."""
-        return torch.empty(frames, self.directions * self._units)
+        return torch.empty(frames, self.directions * self._units, dtype=self._dtype, device=self._device)
 
     def run(self, layer: int, reverse: bool, inputs: Tensor, state: Any, outputs: Tensor | None) -> Any:
         """See :meth:`Network.run`."""
@@ -84,9 +90,10 @@ class FloatNetwork:
     def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor, target: Tensor) -> None:
         """See :meth:`Network.separate`."""
         net = self._net
-        x = torch.relu(net.bn2(net.fc2(torch.cat([features, hidden], 1))))
-        mask = net.bn3(net.fc3(x)).view(-1, 2, BINS)
-        torch.mul(torch.relu(mask * net.output_scale + net.output_mean), mixture, out=target)
+        x = torch.relu(net.bn2(net.fc2(torch.cat([features, hidden], 1)).float()))
+        mask = net.bn3(net.fc3(x.to(self._dtype)).float()).view(-1, 2, BINS)
+        mask = torch.relu(mask * net.output_scale + net.output_mean)
+        torch.mul(mask.to(mixture.device), mixture, out=target)
 
 
 def _one_direction(lstm: nn.LSTM, suffix: str) -> nn.LSTM:
@@ -96,4 +103,5 @@ def _one_direction(lstm: nn.LSTM, suffix: str) -> nn.LSTM:
     single = nn.LSTM(values[0].shape[1], lstm.hidden_size)
     for name, value in zip(names, values, strict=True):
         setattr(single, f"{name}_l0", value)
+    single.flatten_parameters()  # as a GPU wants them
     return single

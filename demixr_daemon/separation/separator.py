@@ -59,6 +59,7 @@ class OpenUnmixBackend:
     """Open-Unmix networks, fp32 or int8.
 
     :param networks: by target. Without ``other`` among them, it is what the rest leaves of the mixture.
+    :param grid: how tracks are cut; the result hardly depends on it.
     :param niter: iterations of the Wiener EM; 0 leaves the mixture's phase on each network's estimate.
     :param threads: how many threads share the work. The result does not depend on it.
     """
@@ -70,7 +71,7 @@ class OpenUnmixBackend:
     ) -> None:
         self._networks = list(networks.values())
         self._niter = niter
-        self._grid = grid or Grid()
+        self.grid = grid or Grid()
         self._threads = threads
         self._residual = "other" not in networks
         self.targets = (*networks, "other") if self._residual else tuple(networks)
@@ -88,7 +89,7 @@ class OpenUnmixBackend:
         try:
             with ThreadPoolExecutor(self._threads, "separate", torch.set_num_threads, (1,)) as workers:
                 yield from _Separation(self._networks, self._niter, self._residual, workers, torch.from_numpy(downmix)).run(
-                    audio, ahead, self._grid
+                    audio, ahead, self.grid
                 )
         finally:
             torch.set_num_threads(before)

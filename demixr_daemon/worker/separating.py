@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 from demixr_daemon import pipeline
 from demixr_daemon.configuration import Configuration
-from demixr_daemon.separation import loading
 from demixr_daemon.separation.decode import open_track
 from demixr_daemon.separation.loading import LoadedModel
 from demixr_daemon.settings import Options
@@ -60,10 +58,7 @@ class Separating:
     def _model(self, options: Options) -> LoadedModel:
         model = self._settings.store().find(options.model)
         loaded = self._loaded
-        if loaded is None or (loaded.model, loaded.quantization, loaded.niter) != (model, options.quantization, options.niter):
-            self._loaded = None  # two at once would be too much for a small machine
-            self._loaded = loading.load(
-                model, quantization=options.quantization, niter=options.niter, threads=options.threads or os.cpu_count() or 1
-            )
-        assert self._loaded
-        return self._loaded
+        if loaded is None or loaded.model != model or not loaded.fits(options):
+            self._loaded = loaded = None  # two at once would be too much for a small machine
+            self._loaded = loaded = pipeline.load(model, options)
+        return loaded

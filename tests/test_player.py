@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -521,6 +522,18 @@ def test_keys_of_other_keyboards(page: Any) -> None:
 PHONE = {"viewport": {"width": 360, "height": 640}, "has_touch": True, "is_mobile": True}
 
 
+def swipe(page: Any, x: float, y: float, across: float, down: float) -> None:
+    """Move a finger over the glass."""
+    finger = page.context.new_cdp_session(page)
+    finger.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    for part in np.linspace(0, 1, 12):
+        points = [{"x": x + part * across, "y": y + part * down}]
+        finger.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": points})
+        page.wait_for_timeout(20)
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    page.wait_for_timeout(200)
+
+
 def test_a_phone(window: Callable[..., Any]) -> None:
     """A tap on a waveform seeks, scrolling over it does not; the browser's way back leads to the library."""
     page = window(**PHONE)
@@ -536,12 +549,13 @@ def test_a_phone(window: Callable[..., Any]) -> None:
     page.touchscreen.tap(box["x"] + 0.75 * box["width"], box["y"] + 10)
     assert page.evaluate(at) == pytest.approx(0.75, abs=0.01)
     scrolled = page.evaluate("document.querySelector('#deck').scrollTop = 0")
-    fingers = page.context.new_cdp_session(page)
-    wave = page.locator("[data-lane=drums] .wave").bounding_box()
-    fingers.send("Input.synthesizeScrollGesture", {"x": wave["x"] + 40, "y": wave["y"] + 30, "yDistance": -100,
-                                                   "gestureSourceType": "touch"})  # fmt: skip
+    box = page.locator("[data-lane=drums] .wave").bounding_box()
+    swipe(page, box["x"] + 40, box["y"] + 20, 0, -90)
     assert page.evaluate("document.querySelector('#deck').scrollTop") > scrolled
     assert page.evaluate(at) == pytest.approx(0.75, abs=0.01)
+    box = page.locator("[data-lane=drums] .wave").bounding_box()
+    swipe(page, box["x"] + 40, box["y"] + 20, 0.5 * box["width"] - 40, 0)
+    assert page.evaluate(at) == pytest.approx(0.5, abs=0.02)
     small = page.evaluate("""[...document.querySelectorAll('#deck :is(button, summary), #transport :is(button, summary)')]
       .map((node) => [node.id || node.textContent, node.getBoundingClientRect()])
       .filter(([, box]) => box.width && (box.height < 43 || box.width < 40)).map(([name]) => name)""")
@@ -655,10 +669,16 @@ def test_an_hour_plays_in_bounded_memory(window: Callable[..., Any], listening: 
     """Seeking all through an hour of four stems holds no more than a few seconds of it."""
     hour(listening)
     page = window()
-    page.locator("#rows .open").filter(has_text="Hour").click()
-    page.wait_for_function("window.recorded.length > 20")
-    page.evaluate("window.recorded = {push() {}, length: 0}")
+    first_s = until_heard(page, page.locator("#rows .open").filter(has_text="Hour").click)
     box = page.locator(".wave").first.bounding_box()
+    page.keyboard.press("Space")
+    page.wait_for_selector("body:not(.playing)")
+    page.wait_for_timeout(200)
+    page.mouse.click(box["x"] + 0.83 * box["width"], box["y"] + 20)
+    again_s = until_heard(page, lambda: page.keyboard.press("Space"))
+    print(f"heard after {first_s:.2f} s; after a seek, {again_s:.2f} s")
+    assert max(first_s, again_s) < 10
+    page.evaluate("window.recorded = {push() {}, length: 0}")
     sizes = []
     for part in np.random.default_rng(2).uniform(0.01, 0.99, 60):
         page.mouse.click(box["x"] + part * box["width"], box["y"] + 20)
@@ -667,6 +687,15 @@ def test_an_hour_plays_in_bounded_memory(window: Callable[..., Any], listening: 
     print("MB:", [round(size / 1e6) for size in sizes])
     assert max(sizes[30:]) < max(sizes[5:15]) + 60e6  # the sixty places hold 800 MB
     assert page.evaluate("document.body.classList.contains('playing')")
+
+
+def until_heard(page: Any, act: Callable[[], object]) -> float:
+    """Seconds from an act, in silence, to the first sound."""
+    page.evaluate("window.recorded = []")
+    begun = time.monotonic()
+    act()
+    page.wait_for_function("window.recorded.some(([left]) => left.some((value) => value !== 0))", polling=10)
+    return time.monotonic() - begun
 
 
 def memory(page: Any) -> int:

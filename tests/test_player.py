@@ -385,6 +385,16 @@ def test_why_an_upload_is_refused_is_told(page: Any, name: str, size: int, told:
     page.wait_for_selector(f"#uploads [role=alert]:has-text('{told}')")
 
 
+def test_a_file_can_be_dropped_anywhere(page: Any) -> None:
+    dragged = page.evaluate_handle("(() => { const dragged = new DataTransfer();"
+                                   " dragged.items.add(new File(['no audio'], 'list.flac')); return dragged; })()")  # fmt: skip
+    page.dispatch_event("#deck", "dragenter", {"dataTransfer": dragged})
+    page.wait_for_selector("#landing:visible")
+    page.dispatch_event("#landing", "drop", {"dataTransfer": dragged})
+    page.wait_for_selector("#uploads [role=alert]:visible")
+    assert page.locator("#landing").is_hidden()
+
+
 # ---- the library and work
 
 

@@ -48,7 +48,7 @@ export class Library extends EventTarget {
       const list = $('#rows');
       list.className = this.kind === 'albums' ? 'albums' : 'rows';
       const nodes = rows.map((row) => (this.kind === 'albums' ? this.album(row) : this.track(row)));
-      const held = further ? null : document.activeElement.closest('#rows .row')?.dataset.id;
+      const held = further ? null : document.activeElement?.closest('#rows .row')?.dataset.id;
       further ? list.append(...nodes) : list.replaceChildren(...nodes);
       if (held) $(`.row[data-id="${held}"] .open`, list)?.focus({preventScroll: true});
       if (!further) $('#library').scrollTop = 0;
@@ -106,6 +106,10 @@ export class Library extends EventTarget {
 
   mark(id) {
     this.current = id;
-    for (const node of $$('#rows .row')) node.classList.toggle('current', Number(node.dataset.id) === id);
+    for (const node of $$('#rows .row')) {
+      const current = Number(node.dataset.id) === id;
+      node.classList.toggle('current', current);
+      $('.open', node).setAttribute('aria-current', current);
+    }
   }
 }

@@ -245,7 +245,7 @@ export class Deck {
     }
     this.meters?.forEach((meter, k) => {
       const level = state.playing ? Math.min(1, state.levels?.[k] || 0) ** 0.6 : 0;
-      this.levels[k] = Math.max(level, (this.levels[k] || 0) * 0.86);
+      this.levels[k] = state.playing ? Math.max(level, (this.levels[k] || 0) * 0.86) : 0;
       meter.style.setProperty('--level', this.levels[k].toFixed(3));
     });
   }

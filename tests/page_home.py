@@ -5,7 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -108,6 +112,46 @@ def listening(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterat
         yield home
     finally:
         home.end()
+
+
+@contextmanager
+def beet_web(listening: Listening, folder: Path) -> Iterator[tuple[str, int]]:
+    """The same library on beets' own server: its address, and its process."""
+    port = free_port()
+    config = folder / "config.yaml"
+    text = (listening.base / "config.yaml").read_text().replace("plugins: demix", "plugins: demix web")
+    config.write_text(f"{text}web:\n  port: {port}\n")
+    process = subprocess.Popen([sys.executable, "-m", "beets", "-c", str(config), "web"], env=listening.environment(),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        listening.wait(lambda: _answers(f"{url}/stats"), 60)
+        yield url, process.pid
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def demixr_web(listening: Listening, port: int = 0) -> tuple[subprocess.Popen[str], str]:
+    """The page alone, in a process of its own; its address."""
+    process = subprocess.Popen([sys.executable, "-m", "demixr_daemon", "web", "--port", str(port)], env=listening.environment(),
+                               stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert process.stdout is not None
+    return process, process.stdout.readline().split()[-1]
 
 
 def jobs(page: Listening) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from demixr_daemon import library, stems
 from demixr_daemon.web.catalogue import opened
 from tests.conftest import read
-from tests.page_home import HOSTILE, SECONDS, Listening, jobs, listening
+from tests.page_home import HOSTILE, SECONDS, UPLOAD_MB, Listening, beet_web, demixr_web, free_port, jobs, listening
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright: no browser tests without it")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or ""
@@ -85,11 +86,14 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def window(chromium: Any, listening: Listening) -> Iterator[Callable[..., Any]]:
-    """Open the page: ``window("#track=1", viewport=...)``. No script may fail and no console error appear."""
+    """Open the page: ``window("#track=1", viewport=...)``. No script may fail and no console error appear.
+
+    ``url`` opens it elsewhere.
+    """
     wrong: list[str] = []
     contexts = []
 
-    def open_page(link: str = "", **options: Any) -> Any:
+    def open_page(link: str = "", *, url: str = "", **options: Any) -> Any:
         # the recorder, and waiting for an expression, are what the page's policy forbids; one test keeps it
         context = chromium.new_context(**({"viewport": {"width": 1280, "height": 800}, "bypass_csp": True} | options))
         contexts.append(context)
@@ -100,7 +104,7 @@ def window(chromium: Any, listening: Listening) -> Iterator[Callable[..., Any]]:
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text)
                 if message.type == "error" and "Failed to load resource" not in message.text else None)  # fmt: skip
-        page.goto(f"{listening.url}{link}")
+        page.goto(f"{url or listening.url}{link}")
         page.wait_for_selector("html[data-ready]")
         return page
 
@@ -299,6 +303,98 @@ def test_a_mix_is_remembered_and_goes_with_a_link(window: Callable[..., Any], li
     other.wait_for_selector("[data-lane=vocals].silent", state="detached")
 
 
+def test_the_mix_that_is_heard_is_the_one_that_is_taken_away(page: Any, listening: Listening, tmp_path: Path) -> None:
+    start(page, "Alpha")
+    page.get_by_role("button", name="No vocals").click()
+    page.locator("#downloads summary").click()
+    with page.expect_download() as taken:
+        page.locator("#download-list a", has_text="This mix").click()
+    assert taken.value.suggested_filename == "Foo - Alpha (mix).wav"
+    taken.value.save_as(tmp_path / "mix.wav")
+    expected = listening.mixture("Alpha") - listening.stem("Alpha", "vocals")
+    np.testing.assert_allclose(read(tmp_path / "mix.wav"), expected, atol=2e-5)
+
+
+# ---- what goes wrong
+
+
+def test_a_server_that_is_gone_comes_back(window: Callable[..., Any], listening: Listening) -> None:
+    """It is told, what is there plays on, and the rest follows by itself."""
+    port = free_port()
+    process, url = demixr_web(listening, port)
+    try:
+        page = window(url=url)
+        start(page, "Alpha")
+        page.wait_for_timeout(1000)
+        process.kill()
+        process.wait(20)
+        page.wait_for_selector("#gone:visible")
+        page.fill("#query", "beta")
+        page.wait_for_selector("#library-notice.bad:visible")
+        page.locator("#query").blur()
+        box = page.locator("[data-lane=bass] .wave").bounding_box()
+        page.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + 20)  # of this nothing is there
+        page.wait_for_selector("#lanes.waiting")
+        process, _ = demixr_web(listening, port)
+        page.wait_for_selector("#gone", state="hidden")
+        page.wait_for_function("document.querySelectorAll('#rows .row').length === 1")
+        page.wait_for_selector("#lanes:not(.waiting)")
+        assert_is(heard(page, 0.3), listening.mixture("Alpha"))
+    finally:
+        process.terminate()
+        process.wait(90)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_link_to_a_track_that_is_not_there(window: Callable[..., Any], width: int) -> None:
+    page = window("#track=99999", viewport={"width": width, "height": 700})
+    page.wait_for_selector(".hero.refused:visible")
+    assert "not in the library" in page.locator("#hero-text").text_content()
+    if width < 900:
+        page.get_by_role("button", name="Back to the library").click()
+    start(page, "Beta")
+    assert page.locator("#hero").is_hidden()
+
+
+def test_a_track_whose_file_is_gone_is_passed_over(page: Any, listening: Listening) -> None:
+    listening.song(listening.base / "lost" / "Lost.flac", "Blost", album="Lost", seconds=1.0)
+    assert listening.beet("import", listening.base / "lost").returncode == 0
+    lost = Path(listening.fields("$path", "title:blost")[0])
+    lost.unlink()
+    try:
+        page.reload()
+        page.wait_for_selector("html[data-ready]")
+        page.select_option("#sort", "title")
+        page.locator("#rows .open", has_text="Blost").click()
+        page.wait_for_selector(f".hero.refused:has-text('{lost.name}: No such file')")
+        start(page, "Beta")
+        page.keyboard.press("n")
+        page.wait_for_selector(f".toast:has-text('{lost.name}')")
+        page.wait_for_function("!['Beta', 'Blost'].includes(document.querySelector('#now-title').textContent)")
+    finally:
+        assert listening.beet("remove", "-f", "title:blost").returncode == 0
+
+
+@pytest.mark.parametrize(("name", "size", "told"), [
+    ("long.flac", (UPLOAD_MB << 20) + 1, f"larger than {UPLOAD_MB} MB"), ("film.mkv", UPLOAD_MB << 20, "not a kind of audio"),
+    ("list.flac", 20, "not audio"),
+])  # fmt: skip
+def test_why_an_upload_is_refused_is_told(page: Any, name: str, size: int, told: str) -> None:
+    page.get_by_role("tab", name="Work").click()
+    page.set_input_files("#files", {"name": name, "mimeType": "audio/flac", "buffer": bytes(size)})
+    page.wait_for_selector(f"#uploads [role=alert]:has-text('{told}')")
+
+
+def test_a_file_can_be_dropped_anywhere(page: Any) -> None:
+    dragged = page.evaluate_handle("(() => { const dragged = new DataTransfer();"
+                                   " dragged.items.add(new File(['no audio'], 'list.flac')); return dragged; })()")  # fmt: skip
+    page.dispatch_event("#deck", "dragenter", {"dataTransfer": dragged})
+    page.wait_for_selector("#landing:visible")
+    page.dispatch_event("#landing", "drop", {"dataTransfer": dragged})
+    page.wait_for_selector("#uploads [role=alert]:visible")
+    assert page.locator("#landing").is_hidden()
+
+
 # ---- the library and work
 
 
@@ -367,6 +463,123 @@ def test_a_link_is_added_and_a_job_cancelled_and_tried_again(page: Any, listenin
     failing.get_by_role("button", name="Cancel").or_(failing.get_by_role("button", name="Try again")).wait_for()
 
 
+def test_inside_beet_web_there_is_only_listening(window: Callable[..., Any], listening: Listening, tmp_path: Path) -> None:
+    with beet_web(listening, tmp_path) as (url, _):
+        page = window(url=f"{url}/demix/")
+        start(page, "Alpha")
+        page.keyboard.press("Shift+Digit3")
+        assert_is(heard(page, 0.5), listening.stem("Alpha", "bass"))
+        page.locator("#rows .open", has_text="Beta").click()
+        page.wait_for_selector(f"#callout:has-text('beet demix id:{listening.id('Beta')}')")
+        assert [tab.text_content().split()[0] for tab in page.get_by_role("tab").all()] == ["Library", "Queue"]
+        assert page.get_by_role("button", name="Separate").count() == 0
+        assert not page.locator("#drop").is_visible()
+
+
+# ---- hands
+
+
+def test_the_keyboard_alone(page: Any, listening: Listening) -> None:
+    """From the first key to a mix, without a mouse; what is focused is never lost."""
+    page.keyboard.press("/")
+    page.keyboard.type("album:songs title+")
+    page.wait_for_function("document.querySelectorAll('#rows .row').length === 4")
+    page.keyboard.press("ArrowDown")
+    for key in ("ArrowDown", "ArrowUp", "ArrowDown", "ArrowDown"):
+        page.keyboard.press(key)
+    focused = "document.activeElement.textContent"
+    titles = page.locator("#rows b").all_text_contents()
+    assert titles[2] in page.evaluate(focused)
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"document.querySelector('#now-title').textContent === {json.dumps(titles[1])}")
+    page.wait_for_selector("body.playing")
+    assert titles[1] in page.evaluate(focused)
+    page.keyboard.press("Tab")  # what can be done with this track
+    while "Add to the queue" not in page.evaluate("document.activeElement.ariaLabel ?? ''"):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.locator("#tab-library").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#queue-rows .row")
+    left = page.locator("#queue-rows .row").count()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"document.querySelectorAll('#queue-rows .row').length === {left - 1}")
+    assert page.evaluate("document.activeElement.closest('#queue-rows') !== null") is (left > 1)
+    page.locator("#tempo summary").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#tempo-text").text_content() == "0.95×"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.matches('#tempo > summary')")
+
+
+def test_keys_of_other_keyboards(page: Any) -> None:
+    """Where / is on the 7 and [ on the 8, they are what they say, and 1 is where 1 is."""
+    start(page, "Alpha")
+    press = "([key, code, more]) => window.dispatchEvent(new KeyboardEvent('keydown', {key, code, bubbles: true, ...more}))"
+    page.evaluate(press, ["[", "Digit8", {"ctrlKey": True, "altKey": True, "modifierAltGraph": True}])
+    page.wait_for_selector("#region:visible")
+    page.evaluate(press, ["&", "Digit1", {}])
+    page.wait_for_selector("[data-lane=vocals].silent")
+    page.evaluate(press, ["/", "Digit7", {"shiftKey": True}])
+    assert page.evaluate("document.activeElement.id") == "query"
+
+
+PHONE = {"viewport": {"width": 360, "height": 640}, "has_touch": True, "is_mobile": True}
+
+
+def swipe(page: Any, x: float, y: float, across: float, down: float) -> None:
+    """Move a finger over the glass."""
+    finger = page.context.new_cdp_session(page)
+    finger.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    for part in np.linspace(0, 1, 12):
+        points = [{"x": x + part * across, "y": y + part * down}]
+        finger.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": points})
+        page.wait_for_timeout(20)
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    page.wait_for_timeout(200)
+
+
+def test_a_phone(window: Callable[..., Any]) -> None:
+    """A tap on a waveform seeks, scrolling over it does not; the browser's way back leads to the library."""
+    page = window(**PHONE)
+    page.locator("#rows .open", has_text="Alpha").tap()
+    page.wait_for_selector("body.playing.deck-open")
+    page.wait_for_timeout(500)
+    page.locator("#play").tap()
+    page.wait_for_selector("body:not(.playing)")
+    at = "Number(document.querySelector('#lanes').style.getPropertyValue('--at'))"
+    wave = page.locator("[data-lane=bass] .wave")
+    wave.scroll_into_view_if_needed()
+    box = wave.bounding_box()
+    page.touchscreen.tap(box["x"] + 0.75 * box["width"], box["y"] + 10)
+    assert page.evaluate(at) == pytest.approx(0.75, abs=0.01)
+    scrolled = page.evaluate("document.querySelector('#deck').scrollTop = 0")
+    box = page.locator("[data-lane=drums] .wave").bounding_box()
+    swipe(page, box["x"] + 40, box["y"] + 20, 0, -90)
+    assert page.evaluate("document.querySelector('#deck').scrollTop") > scrolled
+    assert page.evaluate(at) == pytest.approx(0.75, abs=0.01)
+    box = page.locator("[data-lane=drums] .wave").bounding_box()
+    swipe(page, box["x"] + 40, box["y"] + 20, 0.5 * box["width"] - 40, 0)
+    assert page.evaluate(at) == pytest.approx(0.5, abs=0.02)
+    small = page.evaluate("""[...document.querySelectorAll('#deck :is(button, summary), #transport :is(button, summary)')]
+      .map((node) => [node.id || node.textContent, node.getBoundingClientRect()])
+      .filter(([, box]) => box.width && (box.height < 43 || box.width < 40)).map(([name]) => name)""")
+    assert small == []
+    page.go_back()
+    page.wait_for_selector("body:not(.deck-open)")
+    assert page.locator("#now-title").text_content() == "Alpha"
+    page.locator("#mini").tap()
+    page.wait_for_selector("body.deck-open")
+    page.get_by_role("button", name="Back to the library").tap()
+    page.wait_for_selector("body:not(.deck-open)")
+    page.locator("#query").tap()
+
+
 # ---- form
 
 
@@ -389,10 +602,13 @@ def test_the_page_is_light(window: Callable[..., Any]) -> None:
 def test_axe_finds_nothing_serious(window: Callable[..., Any], width: int, scheme: str) -> None:
     page = window(viewport={"width": width, "height": 760}, color_scheme=scheme)
     views: list[Callable[[], object]] = [lambda: start(page, "Alpha"), lambda: page.keyboard.press("1")]
+    if width < 900:
+        views.append(lambda: page.get_by_role("button", name="Back to the library").click())
+    views += [lambda name=name: page.get_by_role("tab", name=name).click() for name in ("Work", "Queue", "Library")]
+    views += [lambda: page.fill("#query", "path:/"), lambda: page.fill("#query", ""),
+              lambda: page.get_by_role("button", name="Albums").click(), lambda: page.keyboard.press("?")]  # fmt: skip
     if width > 900:
-        tabs = [lambda name=name: page.get_by_role("tab", name=name).click() for name in ("Work", "Queue", "Library")]
-        views += [*tabs, lambda: page.get_by_role("button", name="Albums").click(),
-                  lambda: page.locator("#downloads summary").click(), lambda: page.keyboard.press("?")]  # fmt: skip
+        views.insert(2, lambda: page.locator("#downloads summary").click())
     found = axe(page)
     for view in views:
         view()
@@ -463,10 +679,16 @@ def test_an_hour_plays_in_bounded_memory(window: Callable[..., Any], listening: 
     """Seeking all through an hour of four stems holds no more than a few seconds of it."""
     hour(listening)
     page = window()
-    page.locator("#rows .open").filter(has_text="Hour").click()
-    page.wait_for_function("window.recorded.length > 20")
-    page.evaluate("window.recorded = {push() {}, length: 0}")
+    first_s = until_heard(page, page.locator("#rows .open").filter(has_text="Hour").click)
     box = page.locator(".wave").first.bounding_box()
+    page.keyboard.press("Space")
+    page.wait_for_selector("body:not(.playing)")
+    page.wait_for_timeout(200)
+    page.mouse.click(box["x"] + 0.83 * box["width"], box["y"] + 20)
+    again_s = until_heard(page, lambda: page.keyboard.press("Space"))
+    print(f"heard after {first_s:.2f} s; after a seek, {again_s:.2f} s")
+    assert max(first_s, again_s) < 10
+    page.evaluate("window.recorded = {push() {}, length: 0}")
     sizes = []
     for part in np.random.default_rng(2).uniform(0.01, 0.99, 60):
         page.mouse.click(box["x"] + part * box["width"], box["y"] + 20)
@@ -475,6 +697,15 @@ def test_an_hour_plays_in_bounded_memory(window: Callable[..., Any], listening: 
     print("MB:", [round(size / 1e6) for size in sizes])
     assert max(sizes[30:]) < max(sizes[5:15]) + 60e6  # the sixty places hold 800 MB
     assert page.evaluate("document.body.classList.contains('playing')")
+
+
+def until_heard(page: Any, act: Callable[[], object]) -> float:
+    """Seconds from an act, in silence, to the first sound."""
+    page.evaluate("window.recorded = []")
+    begun = time.monotonic()
+    act()
+    page.wait_for_function("window.recorded.some(([left]) => left.some((value) => value !== 0))", polling=10)
+    return time.monotonic() - begun
 
 
 def memory(page: Any) -> int:

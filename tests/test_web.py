@@ -6,8 +6,6 @@ import io
 import json
 import math
 import socket
-import subprocess
-import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -38,7 +36,7 @@ from demixr_daemon.web.uploads import plain
 from demixr_daemon.web.work import checked_url
 from tests.conftest import encode
 from tests.made_song import made_mixture
-from tests.page_home import HOSTILE, TOKEN, UPLOAD_MB, Listening, jobs, listening
+from tests.page_home import HOSTILE, TOKEN, UPLOAD_MB, Listening, beet_web, demixr_web, jobs, listening
 
 __all__ = ["listening"]
 
@@ -416,9 +414,9 @@ def test_no_path_of_a_client_touches_the_disk(listening: Listening, attack: str)
         status, content = listening.raw("GET", path)
         assert 400 <= status < 500 or status == 308, path  # 308: slashes are merged
         assert b"root:" not in content
-    for query in (f"q={quote(attack)}", f"q=album:{quote(attack)}", f"sort={quote(attack)}", f"size={quote(attack)}"):
-        for path in ("/api/tracks", "/api/albums", f"/api/tracks/{number}/cover"):
-            status, content = listening.raw("GET", f"{path}?{query}")
+    for query in ("q=album:", *(f"{name}=" for name in ("q", "sort", "size", "start", "rows", "stems", "name", "token"))):
+        for path in ("/", "/api/state", "/api/tracks", "/api/albums", f"/api/tracks/{number}/cover"):
+            status, content = listening.raw("GET", f"{path}?{query}{quote(attack)}")
             assert status in (200, 204, 400), (path, query)
             assert b"root:" not in content
 
@@ -522,17 +520,7 @@ def test_an_address_that_is_taken_is_told(listening: Listening) -> None:
 
 def test_inside_beet_web(listening: Listening, tmp_path: Path) -> None:
     """The same page on beets' own server, below /demix/."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = tmp_path / "config.yaml"
-    text = (listening.base / "config.yaml").read_text().replace("plugins: demix", "plugins: demix web")
-    config.write_text(f"{text}web:\n  port: {port}\n")
-    process = subprocess.Popen([sys.executable, "-m", "beets", "-c", str(config), "web"], env=listening.environment(),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        listening.wait(lambda: _answers(f"{url}/stats"), 60)
+    with beet_web(listening, tmp_path) as (url, pid):
         state = requests.get(f"{url}/demix/api/state", timeout=30).json()
         assert (state["work"], state["with_stems"] > 0) == (False, True)
         number = listening.id("Alpha")
@@ -542,24 +530,16 @@ def test_inside_beet_web(listening: Listening, tmp_path: Path) -> None:
         assert requests.get(f"{url}/demix/", timeout=30).headers["Content-Security-Policy"]
         assert requests.get(f"{url}/demix/api/state", headers={"Host": "evil.example"}, timeout=30).status_code == 421
         assert requests.get(f"{url}/stats", timeout=30).json()["items"] > 0
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.ConnectionError:
-        return False
+        for path in ("separate", "uploads?name=x.flac", "urls", "cancel", "retry"):
+            content = {"ids": [number], "url": "https://x.org", "key": "x"}
+            answer = requests.post(f"{url}/demix/api/work/{path}", json=content, timeout=30)
+            assert answer.status_code == 503, path
+        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
 
 
 def test_demixr_web_serves_the_page_alone(listening: Listening) -> None:
-    process = subprocess.Popen([sys.executable, "-m", "demixr_daemon", "web", "--port", "0"], env=listening.environment(),
-                               stdout=subprocess.PIPE, text=True)  # fmt: skip
+    process, url = demixr_web(listening)
     try:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[-1]
         assert requests.get(f"{url}api/state", timeout=30).json()["work"] is True
     finally:
         process.send_signal(2)

@@ -56,7 +56,7 @@ def sources_of(item: Item) -> Sources:
     try:
         stat = item.filepath.stat()
     except OSError as error:
-        raise AudioError(f"{shown(item.filepath)}: {error.strerror}; run `beet update` if it is gone") from error
+        raise AudioError(f"{shown(item.filepath.name)}: {error.strerror}; run `beet update` if it is gone") from error
     return Sources({MIX: item.filepath}, {}, _version(f"{item.id} {stat.st_size} {stat.st_mtime_ns}"))
 
 

@@ -6,6 +6,15 @@ export class Refused extends Error {
 
 export const address = (path) => new URL(`api/${path}`, document.baseURI).href;
 
+// Whether the server answered when it was last asked; a change is told to the document.
+let reached = true;
+
+function reach(now) {
+  if (now === reached) return;
+  reached = now;
+  document.dispatchEvent(new CustomEvent('reach', {detail: now}));
+}
+
 async function answer(response) {
   if (response.ok) return response;
   let message = `the server answered ${response.status}`;
@@ -16,15 +25,23 @@ async function answer(response) {
 
 async function send(path, options) {
   let response;
-  try { response = await fetch(address(path), options); } catch (error) {
-    if (error.name === 'AbortError') throw error;
-    throw new Refused('the server cannot be reached; is it still running?', 0);
-  }
+  try { response = await fetch(address(path), options); } catch (error) { throw lost(error); }
+  reach(true);
   return answer(response);
+}
+
+function lost(error) {
+  if (error.name === 'AbortError') return error;
+  reach(false);
+  return new Refused('the server cannot be reached; is it still running?', 0);
 }
 
 export const get = async (path, options) => (await send(path, options)).json();
 export const stream = async (path, options) => send(path, options);
+export async function bytes(path, options) {
+  const response = await send(path, options);
+  try { return await response.arrayBuffer(); } catch (error) { throw lost(error); }
+}
 export const post = async (path, content) =>
   (await send(path, {method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify(content)})).json();
 

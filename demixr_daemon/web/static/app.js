@@ -1,7 +1,9 @@
 // The page put together: views, queue, keyboard, links, theme, token.
 import * as api from './api.js';
 import {Deck} from './deck.js';
-import {$, $$, clock, cover, el, icon, toast} from './dom.js';
+import {$, $$, clock, cover, el, icon, roam, said, toast} from './dom.js';
+import {drawHero, refuse, refused} from './hero.js';
+import {shutPop, wireKeys} from './keys.js';
 import {Library} from './library.js';
 import {Player} from './player.js';
 import {Work, bar, says} from './work.js';
@@ -60,13 +62,31 @@ for (const tab of tabs) {
 
 const narrow = matchMedia('(max-width: 899px)');
 
-function openDeck(open) { document.body.classList.toggle('deck-open', open && deck.about !== undefined); }
+// On a phone the player covers the library, and the way back is also the browser's own.
+function openDeck(open) {
+  const shows = open && (deck.about !== undefined || refused());
+  if (shows === document.body.classList.contains('deck-open')) return;
+  document.body.classList.toggle('deck-open', shows);
+  if (!narrow.matches) return;
+  if (shows && !history.state?.deck) {
+    history.replaceState({library: true}, '');
+    history.pushState({deck: true}, '');
+  }
+  (shows ? $('#deck') : $('#mini')).focus({preventScroll: true});
+}
+function shutDeck() { narrow.matches && history.state?.deck ? history.back() : openDeck(false); }
+addEventListener('popstate', () => {
+  const {library: back, deck: ahead} = history.state ?? {}; // neither: a link was followed
+  if (back && current !== null) history.replaceState(history.state, '', `#track=${current}`);
+  if (back || ahead) openDeck(Boolean(ahead));
+});
 $('#mini').addEventListener('click', () => (narrow.matches ? openDeck(true) : $('#deck').focus()));
-$('#shut').addEventListener('click', () => openDeck(false));
+$('#shut').addEventListener('click', shutDeck);
+$('#hero-shut').addEventListener('click', shutDeck);
 
 // ---- playing
 
-async function play(id, {settings = {}, start = true, at = 0} = {}) {
+async function play(id, {settings = {}, start = true, at = 0, onward = false} = {}) {
   try {
     if (!(await deck.open(id, settings, at))) return;
     current = id;
@@ -74,8 +94,12 @@ async function play(id, {settings = {}, start = true, at = 0} = {}) {
     openDeck(true);
     showCallout();
     showQueue();
-    if (start) { history.replaceState(null, '', `#track=${id}`); await player.play(); }
-  } catch (error) { toast(error.message, 'bad'); }
+    if (start) { history.replaceState(history.state, '', `#track=${id}`); await player.play(); }
+  } catch (error) {
+    if (deck.about) toast(error.message, 'bad');
+    else { refuse(error.message); openDeck(true); }
+    if (onward && UNPLAYABLE.includes(error.status)) next();
+  }
 }
 
 library.addEventListener('play', ({detail}) => {
@@ -88,6 +112,7 @@ library.addEventListener('play', ({detail}) => {
 library.addEventListener('enqueue', ({detail}) => { queue = [detail, ...queue]; showQueue(); toast(`Next: ${detail.title}`); });
 library.addEventListener('separate', async ({detail}) => { if (await work.separate(detail.id)) toast(`Separating ${detail.title}`); });
 
+const UNPLAYABLE = [404, 422];
 let played = [];
 let playing = null;
 
@@ -95,7 +120,8 @@ function next() {
   if (!queue.length) return;
   if (playing) played.push(playing);
   playing = queue.shift();
-  play(playing.id);
+  showQueue();
+  play(playing.id, {onward: true});
 }
 function previous() {
   if (player.position_s > 3 || !played.length) { player.seek(0); return; }
@@ -116,8 +142,14 @@ function showQueue() {
   $('#queue-rows').replaceChildren(...queue.slice(0, 200).map((row, k) => el('li', {class: 'row'},
     el('button', {class: 'open', onclick: () => { played.push(...[playing, ...queue.splice(0, k)].filter(Boolean)); playing = queue.shift(); play(playing.id); }},
       cover(`tracks/${row.id}`, row.album || row.title), el('span', {class: 'names'}, el('b', {text: row.title}), el('small', {text: row.artist})), el('time', {text: clock(row.length)})),
-    el('button', {class: 'quiet', 'aria-label': `Remove from the queue: ${row.title}`, onclick: () => { queue.splice(k, 1); showQueue(); }}, icon('close')))));
+    el('button', {class: 'quiet', 'aria-label': `Remove from the queue: ${row.title}`, onclick: () => unqueue(k)}, icon('close')))));
 }
+function unqueue(k) {
+  queue.splice(k, 1);
+  showQueue();
+  ($$('#queue-rows .quiet')[Math.min(k, queue.length - 1)] ?? $('#tab-queue')).focus();
+}
+roam($('#queue-rows'), '.open');
 
 // ---- separating the track that is shown
 
@@ -130,7 +162,7 @@ function showCallout() {
   if (box.hidden) { box.dataset.shows = ''; return; }
   if (active) {
     box.dataset.shows = 'job';
-    box.replaceChildren(el('p', {}, el('b', {text: `${says(job)}`})), ...[job.reason ? el('p', {text: job.reason}) : null, bar(job)].filter(Boolean));
+    box.replaceChildren(el('p', {}, el('b', {text: `${says(job)}`})), ...[job.reason ? el('p', {}, ...said(job.reason)) : null, bar(job)].filter(Boolean));
     return;
   }
   if (box.dataset.shows === `choose ${current}`) return;
@@ -158,7 +190,7 @@ work.addEventListener('done', async ({detail}) => {
 
 $('#share').addEventListener('click', async () => {
   const link = new URL(deck.link(), location.href).href;
-  history.replaceState(null, '', link);
+  history.replaceState(history.state, '', link);
   try { await navigator.clipboard.writeText(link); toast('Link copied'); } catch { toast('The link is in the address bar'); }
 });
 
@@ -172,10 +204,9 @@ function followLink() {
 }
 addEventListener('hashchange', followLink);
 
-// ---- keyboard and pointers
+// ---- keyboard
 
-const typing = (target) => target.matches?.('input:not([type=range]):not([type=file]), textarea, select') || target.closest?.('dialog');
-const KEYS = {
+wireKeys({
   ' ': () => $('#play').click(),
   ArrowLeft: (event) => player.seek(player.position_s - (event.shiftKey ? 1 : 5)),
   ArrowRight: (event) => player.seek(player.position_s + (event.shiftKey ? 1 : 5)),
@@ -185,26 +216,8 @@ const KEYS = {
   n: next, p: previous, 0: () => deck.resetMix(),
   '/': () => { openDeck(false); showTab('library'); $('#query').focus(); },
   '?': () => $('#help').showModal(),
-  Escape: () => { const open = $$('details[open]'); if (open.length) for (const pop of open) pop.open = false; else openDeck(false); },
-};
-addEventListener('keydown', (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-  if (event.target === $('#query') && event.key === 'Escape') { event.target.blur(); return; }
-  if (typing(event.target)) return;
-  const digit = event.code.match(/^Digit([1-9])$/)?.[1];
-  if (digit) { event.preventDefault(); deck.toggle(digit - 1, event.shiftKey); return; }
-  const pressing = event.key === ' ' && event.target.closest?.('button, summary, a, [role=tab]');
-  const sliding = event.key.startsWith('Arrow') && event.target.matches?.('input[type=range]');
-  if (pressing || sliding || !KEYS[event.key]) return;
-  event.preventDefault();
-  KEYS[event.key](event);
-});
-// a mouse leaves no focus on what it pressed: the space bar plays
-addEventListener('click', (event) => {
-  if (event.detail) event.target.closest('button, summary')?.blur();
-  for (const pop of $$('details.pop[open]')) if (!pop.contains(event.target)) pop.open = false;
-});
-addEventListener('pointerup', (event) => { if (event.pointerType === 'mouse' && event.target.matches?.('input[type=range]')) event.target.blur(); });
+  Escape: () => { if (!shutPop()) shutDeck(); },
+}, (lane, alone) => deck.toggle(lane, alone));
 $('#keys').addEventListener('click', () => $('#help').showModal());
 
 // ---- token
@@ -220,11 +233,20 @@ $('#token-form').addEventListener('submit', async (event) => {
 });
 $('#token').addEventListener('cancel', (event) => event.preventDefault());
 
+// ---- a server that is gone
+
+const LOOK_AGAIN_MS = 2000;
+document.addEventListener('reach', ({detail}) => {
+  $('#gone').hidden = detail;
+  if (!detail) lookAgain();
+});
+function lookAgain() { setTimeout(() => api.get('state').catch((error) => { if (error.status === 0) lookAgain(); }), LOOK_AGAIN_MS); }
+
 // ---- begin
 
 async function begin() {
   try { state = await api.get('state'); } catch (error) {
-    if (error.status !== 401) library.notice([el('b', {text: 'Something is wrong'}), error.message], true);
+    if (error.status !== 401) library.notice([el('b', {text: 'Something is wrong'}), ...said(error.message)], true);
     return;
   }
   library.canSeparate = state.work;
@@ -238,5 +260,6 @@ async function begin() {
 }
 
 applyTheme();
+drawHero();
 await begin();
 document.documentElement.dataset.ready = 'yes';

@@ -7,6 +7,7 @@ import {Waveforms} from './waveform.js';
 
 const NAMES = {vocals: 'Vocals', drums: 'Drums', bass: 'Bass', other: 'Other', mix: 'Track'};
 const title = (lane) => NAMES[lane] ?? lane;
+const SLOP_PX = 8;
 const ICONS = ['vocals', 'drums', 'bass', 'other', 'mix'];
 
 export const colourOf = (lane) => `var(--${ICONS.includes(lane) ? lane : 'other'})`;
@@ -20,7 +21,6 @@ export class Deck {
     player.addEventListener('state', () => this.moved());
     player.addEventListener('error', ({detail}) => this.broken(detail));
     this.wireTransport();
-    this.drawHero();
   }
 
   // Show a track and make it ready to play; `settings`: {mix, speed, key, loop} of a link, or nothing.
@@ -205,7 +205,8 @@ export class Deck {
     this.player.setVolume((value / 100) ** 2);
   }
 
-  // Seek with a click or a drag on any waveform.
+  // Seek with a click or a drag on any waveform. A finger that lands there may be about to scroll: it seeks when it is lifted,
+  // or has moved sideways.
   wireScrub(node) {
     const there = (event) => {
       const box = node.getBoundingClientRect();
@@ -214,12 +215,15 @@ export class Deck {
     node.addEventListener('pointerdown', (event) => {
       if (event.button) return;
       node.setPointerCapture(event.pointerId);
-      there(event);
-      const move = (moved) => there(moved);
-      node.addEventListener('pointermove', move);
-      const stop = () => node.removeEventListener('pointermove', move);
-      node.addEventListener('pointerup', stop, {once: true});
-      node.addEventListener('pointercancel', stop, {once: true});
+      let scrubbing = event.pointerType !== 'touch';
+      if (scrubbing) there(event);
+      const gesture = new AbortController();
+      node.addEventListener('pointermove', (moved) => {
+        scrubbing ||= Math.abs(moved.clientX - event.clientX) > SLOP_PX;
+        if (scrubbing) there(moved);
+      }, {signal: gesture.signal});
+      node.addEventListener('pointerup', (lifted) => { gesture.abort(); if (!scrubbing) there(lifted); }, {signal: gesture.signal});
+      node.addEventListener('pointercancel', () => gesture.abort(), {signal: gesture.signal});
     });
   }
 
@@ -241,7 +245,7 @@ export class Deck {
     }
     this.meters?.forEach((meter, k) => {
       const level = state.playing ? Math.min(1, state.levels?.[k] || 0) ** 0.6 : 0;
-      this.levels[k] = Math.max(level, (this.levels[k] || 0) * 0.86);
+      this.levels[k] = state.playing ? Math.max(level, (this.levels[k] || 0) * 0.86) : 0;
       meter.style.setProperty('--level', this.levels[k].toFixed(3));
     });
   }
@@ -249,19 +253,6 @@ export class Deck {
   broken(error) {
     toast(error.message, 'bad');
     if (error.status === 409) document.dispatchEvent(new CustomEvent('reopen'));
-  }
-
-  drawHero() {
-    const bars = $('#hero .bars');
-    const colours = ['--vocals', '--drums', '--bass', '--other'];
-    for (let k = 0; k < 20; k++) {
-      const height = 22 + 92 * Math.abs(Math.sin(k * 1.7) * Math.cos(k * 0.55));
-      const bar = document.createElementNS('http://www.w3.org/2000/svg', 'rect');
-      for (const [name, value] of Object.entries({x: k * 12 + 2, y: 60 - height / 2, width: 7, height, rx: 3.5})) bar.setAttribute(name, value);
-      bar.style.fill = `var(${colours[Math.floor(k / 5)]})`;
-      bar.style.animationDelay = `${-k * 0.31}s`;
-      bars.append(bar);
-    }
   }
 }
 

@@ -29,6 +29,19 @@ export function icon(name) {
   return svg;
 }
 
+// Arrow keys go up and down a list of buttons.
+export function roam(list, entries) {
+  list.addEventListener('keydown', (event) => {
+    const step = {ArrowDown: 1, ArrowUp: -1}[event.key];
+    if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
+    const buttons = $$(entries, list);
+    const row = event.target.closest('li');
+    buttons[buttons.findIndex((button) => row.contains(button)) + step]?.focus();
+    event.preventDefault();
+    event.stopPropagation();
+  });
+}
+
 export function clock(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
@@ -58,8 +71,13 @@ export function cover(path, name, size = 96) {
   return box;
 }
 
+// A message of the server: what it puts between backquotes is typed somewhere.
+export function said(text) {
+  return text.split(/`([^`]+)`/).map((part, k) => (k % 2 ? el('code', {text: part}) : part));
+}
+
 export function toast(text, kind = '') {
-  const note = el('div', {class: `toast ${kind}`, role: kind === 'bad' ? 'alert' : 'status', text});
+  const note = el('div', {class: `toast ${kind}`, role: kind === 'bad' ? 'alert' : 'status'}, el('span', {}, ...said(text)));
   $('#toasts').append(note);
   setTimeout(() => note.classList.add('gone'), kind === 'bad' ? 7000 : 3500);
   setTimeout(() => note.remove(), kind === 'bad' ? 7500 : 4000);

@@ -1,7 +1,7 @@
 // The library as a list: search, filters, tracks or albums, more rows as one scrolls.
 import * as api from './api.js';
 import {colourOf} from './deck.js';
-import {$, $$, clock, cover, el, icon} from './dom.js';
+import {$, $$, clock, cover, el, icon, roam, said} from './dom.js';
 
 const ROWS = 60;
 const TYPING_MS = 180;
@@ -14,6 +14,13 @@ export class Library extends EventTarget {
     this.canSeparate = false;
     let typing;
     $('#query').addEventListener('input', () => { clearTimeout(typing); typing = setTimeout(() => this.load(), TYPING_MS); });
+    $('#query').addEventListener('keydown', (event) => {
+      if (event.key !== 'ArrowDown') return;
+      event.preventDefault();
+      $('#rows button')?.focus();
+    });
+    roam($('#rows'), '.open, .album');
+    document.addEventListener('reach', ({detail}) => { if (detail && this.failed) this.load(); });
     $('#library .search').addEventListener('submit', (event) => { event.preventDefault(); this.load(); });
     $('#stems').addEventListener('change', () => this.load());
     $('#sort').addEventListener('change', () => this.load());
@@ -35,27 +42,31 @@ export class Library extends EventTarget {
     try {
       const {rows, more} = await api.get(`${this.kind}?${query}`);
       if (request !== this.request) return;
+      this.failed = false;
       this.rows = further ? [...this.rows, ...rows] : rows;
       this.more = more;
       const list = $('#rows');
       list.className = this.kind === 'albums' ? 'albums' : 'rows';
       const nodes = rows.map((row) => (this.kind === 'albums' ? this.album(row) : this.track(row)));
+      const held = further ? null : document.activeElement?.closest('#rows .row')?.dataset.id;
       further ? list.append(...nodes) : list.replaceChildren(...nodes);
+      if (held) $(`.row[data-id="${held}"] .open`, list)?.focus({preventScroll: true});
       if (!further) $('#library').scrollTop = 0;
       this.notice(this.rows.length ? null : await this.nothing());
       this.mark(this.current);
     } catch (error) {
       if (request !== this.request) return;
+      this.failed = error.status === 0;
       $('#rows').replaceChildren();
       this.rows = [];
-      if (error.status !== 401) this.notice([el('b', {text: error.status === 400 ? 'Not quite a query' : 'Something is wrong'}), error.message], true);
+      if (error.status !== 401) this.notice([el('b', {text: error.status === 400 ? 'Not quite a query' : 'Something is wrong'}), ...said(error.message)], true);
     }
   }
 
   async nothing() {
     if ($('#query').value || $('#stems').value) return [el('b', {text: 'Nothing found'}), 'No track matches. A query can name fields, such as artist:nina or year:1965..1972.'];
-    return [el('b', {text: 'Your library is empty'}), 'Import music with beets,', el('code', {text: 'beet import ~/Downloads'}),
-      this.canSeparate ? 'or open Work and drop a song there.' : 'and it appears here.'];
+    return [el('b', {text: 'Your library is empty'}), 'Import music with beets,', el('code', {class: 'command', text: 'beet import ~/Downloads'}),
+      this.canSeparate ? 'or open Work and add a song there.' : 'and it appears here.'];
   }
 
   notice(content, bad = false) {
@@ -95,6 +106,10 @@ export class Library extends EventTarget {
 
   mark(id) {
     this.current = id;
-    for (const node of $$('#rows .row')) node.classList.toggle('current', Number(node.dataset.id) === id);
+    for (const node of $$('#rows .row')) {
+      const current = Number(node.dataset.id) === id;
+      node.classList.toggle('current', current);
+      $('.open', node).setAttribute('aria-current', current);
+    }
   }
 }

@@ -21,6 +21,7 @@ export class Player extends EventTarget {
     this.fetching = new Map();
     this.loading = null;
     this.tell = () => {};
+    document.addEventListener('reach', () => this.fill());
   }
 
   get duration() { return this.about ? this.about.samples / this.about.rate_hz : 0; }
@@ -203,7 +204,8 @@ export class Player extends EventTarget {
       this.blocks.add(index);
       this.tell('block', {track: generation, index, content}, [content]);
     } catch (error) {
-      if (error.name !== 'AbortError' && generation === this.generation) { this.pause(); this.emit('error', error); return; }
+      // a server that is gone may come back: what is here plays on, and the rest is asked for again
+      if (error.name !== 'AbortError' && error.status !== 0 && generation === this.generation) { this.pause(); this.emit('error', error); return; }
     } finally {
       if (this.fetching.get(index) === entry) this.fetching.delete(index);
     }
@@ -212,7 +214,7 @@ export class Player extends EventTarget {
 
   async tried(path, signal) {
     for (const pause of [...RETRY_MS, null]) {
-      try { return await (await api.stream(path, {signal})).arrayBuffer(); } catch (error) {
+      try { return await api.bytes(path, {signal}); } catch (error) {
         if (pause === null || error.name === 'AbortError' || ![0, 503].includes(error.status)) throw error;
         await new Promise((resolve) => { setTimeout(resolve, pause); });
         signal.throwIfAborted();

@@ -83,14 +83,15 @@ export class Ruler {
         const loop = [fixed, sample(moved)].sort((a, b) => a - b);
         if (loop[1] - loop[0] >= least) { this.lastLoop = loop; this.player.setLoop(loop); }
       };
-      ruler.addEventListener('pointermove', move);
+      const gesture = new AbortController();
       const stop = () => {
-        ruler.removeEventListener('pointermove', move);
+        gesture.abort();
         if (!dragged) this.player.seek(begun.sample / this.about.rate_hz);
         else if (!cap && this.player.loop) this.setLoop(this.player.loop);
       };
-      ruler.addEventListener('pointerup', stop, {once: true});
-      ruler.addEventListener('pointercancel', () => ruler.removeEventListener('pointermove', move), {once: true});
+      ruler.addEventListener('pointermove', move, {signal: gesture.signal});
+      ruler.addEventListener('pointerup', stop, {signal: gesture.signal});
+      ruler.addEventListener('pointercancel', () => gesture.abort(), {signal: gesture.signal});
     });
     const keyed = (node, change) => node.addEventListener('keydown', (event) => {
       const step = {ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1}[event.key];

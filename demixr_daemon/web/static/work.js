@@ -1,6 +1,6 @@
 // The jobs: live, by server-sent events; adding links and files; cancel and retry.
 import * as api from './api.js';
-import {$, el, icon, toast} from './dom.js';
+import {$, el, icon, said, toast} from './dom.js';
 
 const POLL_MS = 3000;
 const STAGES = {download: 'downloading', import: 'importing', separate: 'separating', record: 'recording'};
@@ -32,20 +32,27 @@ export class Work extends EventTarget {
     if (this.ready) return;
     this.ready = true;
     this.listen();
+    document.addEventListener('visibilitychange', () => this.listen());
   }
 
+  // A page that nobody looks at does not listen: a browser has six connections to a server, for all its tabs together.
   listen() {
-    const source = new EventSource(api.address('work/events'));
+    this.source?.close();
+    clearTimeout(this.polling);
+    if (document.hidden) return;
+    const source = this.source = new EventSource(api.address('work/events'));
     source.onmessage = ({data}) => this.show(JSON.parse(data));
     source.onerror = () => {
-      if (source.readyState !== EventSource.CLOSED) { this.notice('The connection was lost; trying again…'); return; }
-      setTimeout(() => this.poll(), POLL_MS); // refused: too many listen already
+      if (source.readyState === EventSource.CLOSED) this.later(); // refused: too many listen already
+      else api.get('state').catch(() => {}); // it comes again by itself; if the server is gone, the page says so
     };
   }
 
+  later() { this.polling = setTimeout(() => this.poll(), POLL_MS); }
+
   async poll() {
     try { this.show(await api.get('work')); } catch (error) { this.notice(error.message); }
-    setTimeout(() => this.poll(), POLL_MS);
+    if (!document.hidden) this.later();
   }
 
   notice(text) {
@@ -77,16 +84,18 @@ export class Work extends EventTarget {
     this.nodes = kept;
     const list = $('#jobs');
     const nodes = [...kept.values()].map(({node}) => node);
+    const focused = document.activeElement;
     if (nodes.length !== list.children.length || nodes.some((node, k) => list.children[k] !== node)) list.replaceChildren(...nodes);
+    if (list.contains(focused)) focused.focus({preventScroll: true});
     this.dispatchEvent(new CustomEvent('jobs', {detail: jobs}));
   }
 
   job(job, old) {
-    const focused = old?.contains(document.activeElement) ? document.activeElement.dataset.does : null;
+    const focused = old?.contains(document.activeElement) ? document.activeElement.dataset.does ?? 'play' : null;
     const ended = ENDED.includes(job.state);
     const button = (name, label, action) => el('button', {class: 'quiet', 'aria-label': `${label}: ${job.title}`, title: label, data: {does: name}, onclick: action}, icon(name));
     const names = el('div', {class: 'names'}, job.state === 'done' && job.item_id !== null
-      ? el('button', {onclick: () => this.dispatchEvent(new CustomEvent('play', {detail: job.item_id}))}, el('b', {text: job.title}))
+      ? el('button', {data: {does: 'play'}, onclick: () => this.dispatchEvent(new CustomEvent('play', {detail: job.item_id}))}, el('b', {text: job.title}))
       : el('b', {text: job.title}), el('span', {class: `state ${ended ? `mark-${job.state}` : ''}`, text: says(job)}));
     const node = old ?? el('li');
     node.className = `job ${job.state}`;
@@ -94,8 +103,8 @@ export class Work extends EventTarget {
     node.replaceChildren(el('header', {}, names,
       ['failed', 'cancelled'].includes(job.state) ? button('retry', 'Try again', () => this.ask('retry', job)) : null,
       ended ? null : button('close', 'Cancel', () => this.ask('cancel', job))),
-    ...[job.reason ? el('p', {class: 'reason', text: job.reason}) : null, job.state === 'running' ? bar(job) : null].filter(Boolean));
-    if (focused) node.querySelector(`[data-does=${focused}]`)?.focus();
+    ...[job.reason ? el('p', {class: 'reason'}, ...said(reason(job))) : null, job.state === 'running' ? bar(job) : null].filter(Boolean));
+    if (focused) (node.querySelector(`[data-does=${focused}]`) ?? node.querySelector('button'))?.focus({preventScroll: true});
     return node;
   }
 
@@ -124,7 +133,7 @@ export class Work extends EventTarget {
         node.remove();
       } catch (error) {
         state.remove();
-        fill.parentElement.replaceWith(el('p', {class: 'reason', role: 'alert', text: error.message}));
+        fill.parentElement.replaceWith(el('p', {class: 'reason', role: 'alert'}, ...said(error.message)));
         setTimeout(() => node.remove(), 15000);
       }
     }
@@ -143,6 +152,12 @@ export function bar(job) {
   if (job.progress !== null) fill.style.width = `${100 * job.progress}%`;
   return el('div', {class: `bar${job.progress === null ? ' unknown' : ''}`, role: 'progressbar', 'aria-label': `${STAGES[job.stage] ?? job.stage}: ${job.title}`,
     'aria-valuemin': 0, 'aria-valuemax': 100, 'aria-valuenow': job.progress === null ? null : Math.round(100 * job.progress)}, fill);
+}
+
+// A reason begins with what it is about; the job's title has said that.
+function reason({reason: text, title, source}) {
+  const told = [title, source].find((name) => text.startsWith(`${name}: `));
+  return told ? text.slice(told.length + 2) : text;
 }
 
 export function says(job) {

@@ -32,6 +32,8 @@ class LoadedModel:
     model: Model
     quantization: str
     niter: int
+    threads: int
+    """As asked for: 0 takes the processors that there are."""
     backend: Backend
 
 
@@ -55,7 +57,7 @@ def load(
     else:
         networks = {target: FloatNetwork(net) for target, net in targets(model).items()}
     backend = OpenUnmixBackend(networks, niter=niter, grid=grid, threads=threads or len(os.sched_getaffinity(0)))
-    return LoadedModel(model, quantization, niter, backend)
+    return LoadedModel(model, quantization, niter, threads, backend)
 
 
 def _keep_memory_flat() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,11 +58,10 @@ class Separating:
 
     def _model(self, options: Options) -> LoadedModel:
         model = self._settings.store().find(options.model)
+        asked = (model, options.quantization, options.niter, options.threads)
         loaded = self._loaded
-        if loaded is None or (loaded.model, loaded.quantization, loaded.niter) != (model, options.quantization, options.niter):
+        if loaded is None or (loaded.model, loaded.quantization, loaded.niter, loaded.threads) != asked:
             self._loaded = None  # two at once would be too much for a small machine
-            self._loaded = loading.load(
-                model, quantization=options.quantization, niter=options.niter, threads=options.threads or os.cpu_count() or 1
-            )
-        assert self._loaded
-        return self._loaded
+            loaded = loading.load(model, quantization=options.quantization, niter=options.niter, threads=options.threads)
+            self._loaded = loaded
+        return loaded

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from demixr_daemon.errors import JobsError, shown
+from demixr_daemon.jobs import listing
 
 if TYPE_CHECKING:
     from dbos import DBOSClient
@@ -66,7 +67,7 @@ class Database:
 
     def __init__(self, url: str, state_dir: Path) -> None:
         self.url = url
-        self.file = None if url else state_dir / "jobs.sqlite"
+        self.file = None if url else state_dir / listing.FILE
         try:
             if self.file:
                 state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ class Database:
 
     def error(self, error: Exception) -> JobsError:
         """What ``error`` means to the user."""
-        return JobsError(f"jobs in {self.place} cannot be used: {' '.join(str(error).split())[:300]}")
+        return listing.unusable(self.place, error)
 
     def _engine(self) -> sa.Engine:
         if self.file is None:

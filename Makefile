@@ -25,6 +25,7 @@ bench: $(READY)
 	$(VENV)/bin/python -m benchmarks.speed --model umxhq --random-weights
 	$(VENV)/bin/python -m benchmarks.speed --model umxl --random-weights
 	$(VENV)/bin/python -m benchmarks.memory --model umxhq --random-weights
+	$(VENV)/bin/python -m benchmarks.idle
 	$(VENV)/bin/python -m benchmarks.quality
 
 screenshots: $(READY)

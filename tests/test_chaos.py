@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -107,6 +107,26 @@ def workers(home: Home) -> list[int]:
     return found
 
 
+def wait_for_a_moment(home: Home, rng: random.Random, longest_s: float) -> None:
+    """Any moment; every other time one at which files are being moved into the library, which is soon over."""
+    end = time.monotonic() + rng.uniform(0.8, longest_s)
+    before = moving(home) if rng.random() < 0.5 else None
+    while time.monotonic() < end:
+        if before is not None and moving(home) - before:
+            time.sleep(rng.uniform(0, 0.1))
+            return
+        time.sleep(0.005)
+
+
+def moving(home: Home) -> set[tuple[Path, int]]:
+    """What imports have written of files that they move."""
+    found = set()
+    for path in (home.music / ".demixr").glob("*/import/moves"):
+        with suppress(OSError):
+            found.add((path, path.stat().st_mtime_ns))
+    return found
+
+
 def chaos(home: Home, *, kills: int, inputs: int, seed: int, longest_s: float) -> None:
     rng = random.Random(seed)
     hammer = Hammer(home)
@@ -117,7 +137,7 @@ def chaos(home: Home, *, kills: int, inputs: int, seed: int, longest_s: float) -
                 process = home.start()
                 if number < 0.8 * kills:
                     arriving.drop(-(-inputs // max(1, int(0.8 * kills))))
-                time.sleep(rng.uniform(0.8, longest_s))
+                wait_for_a_moment(home, rng, longest_s)
                 process.kill()
                 if rng.random() < 0.3:
                     for pid in workers(home):

@@ -247,6 +247,18 @@ def test_processes_add_at_once(tmp_path: Path) -> None:
     assert Jobs(Database("", tmp_path / "state")).counts() == {"waiting": 30}
 
 
+def test_what_others_write_is_noticed(work: Jobs, tmp_path: Path) -> None:
+    assert work.database.changed()
+    assert not work.database.changed()
+    assert not Jobs(Database("", tmp_path / "state")).unfinished()
+    assert not work.database.changed()
+    Jobs(Database("", tmp_path / "state")).add_url("https://example.org/1")
+    assert work.database.changed()
+    assert not work.database.changed()
+    work.add_url("https://example.org/2")
+    assert work.database.changed()
+
+
 def test_no_database_to_be_had(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "jobs.sqlite").write_bytes(b"this is no database at all" * 100)

@@ -23,8 +23,9 @@ from demixr_daemon.jobs.database import APPLICATION, APPLICATION_VERSION, QUEUES
 from demixr_daemon.jobs.ledger import Ledger
 from demixr_daemon.settings import DaemonOptions
 
-MOST_STARTS = 25
-"""A job with which the daemon died so often is parked."""
+MOST_STARTS = 100
+"""A job with which the daemon died so often is parked. What is dangerous runs in processes of its own, whose crashes count
+sooner: so often the daemon is killed by others, or with the power, and the job has no part in it."""
 BUSY_POLL_S, IDLE_POLL_S = 0.25, 1.5
 _PARKED = ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", "ERROR")
 _log = logging.getLogger("demixr.jobs")
@@ -55,7 +56,7 @@ class Workflows:
 
     def start(self) -> None:
         """Serve. What this worker had begun when it died begins anew."""
-        DBOS(config={
+        engine = DBOS(config={
             "name": APPLICATION,
             "system_database_engine": self._database.engine,
             "application_version": APPLICATION_VERSION,
@@ -66,6 +67,8 @@ class Workflows:
             "notification_listener_polling_interval_sec": 30.0,
             "scheduler_polling_interval_sec": 300.0,
         })  # fmt: skip
+        with contextlib.suppress(AttributeError):  # dbos looks into a queue of its own each second; nothing of ours is ever there
+            engine._registry.get_internal_queue()._polling_interval_sec = 300.0
         DBOS.listen_queues(sorted({QUEUES[stage] for stage in self._options.stages}))
         DBOS.launch()
         logging.getLogger("dbos").setLevel(logging.ERROR)

@@ -67,7 +67,7 @@ class Workflows:
             "notification_listener_polling_interval_sec": 30.0,
             "scheduler_polling_interval_sec": 300.0,
         })  # fmt: skip
-        with contextlib.suppress(AttributeError):  # dbos looks into a queue of its own each second; nothing of ours is ever there
+        with contextlib.suppress(AttributeError):  # a queue of its own, where nothing of ours ever is
             engine._registry.get_internal_queue()._polling_interval_sec = 300.0
         DBOS.listen_queues(sorted({QUEUES[stage] for stage in self._options.stages}))
         DBOS.launch()

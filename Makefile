@@ -26,6 +26,7 @@ bench: $(READY)
 	$(VENV)/bin/python -m benchmarks.speed --model umxl --random-weights
 	$(VENV)/bin/python -m benchmarks.memory --model umxhq --random-weights
 	$(VENV)/bin/python -m benchmarks.startup
+	$(VENV)/bin/python -m benchmarks.idle
 	$(VENV)/bin/python -m benchmarks.quality
 
 screenshots: $(READY)

@@ -81,7 +81,8 @@ class Daemon:
         self._queue_file: QueueFile | None = None
         self._stop, self._reload = threading.Event(), threading.Event()
         self._chores = [
-            Chore(1.0, self._pace),
+            Chore(_STEP_S, lambda: self._pace() if self.database.changed() else None),
+            Chore(10.0, self._pace),
             Chore(1.0, self._read_queue_file),
             Chore(5.0, self.workflows.take_over),
             Chore(10.0, self._let_children_go),

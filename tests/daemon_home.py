@@ -28,7 +28,7 @@ from tests.made_song import made_mixture
 class Home(Library):
     """A library whose daemon uses the small networks and waits for nothing long."""
 
-    def __init__(self, base: Path, weights: Path, *, daemon: str = "", how: str = "move: yes") -> None:
+    def __init__(self, base: Path, weights: Path, *, daemon: str = "", web: str = "port: 0", how: str = "move: yes") -> None:
         super().__init__(base, f"  model: {weights}\n  threads: 1\n")
         self.albums, self.singles, self.urls = base / "albums", base / "singles", base / "urls.txt"
         self.albums.mkdir()
@@ -36,7 +36,8 @@ class Home(Library):
         config = base / "config.yaml"
         config.write_text(config.read_text().replace("copy: yes", how) + (
             f"  daemon:\n    watch: {{default: {self.albums}, singleton: {self.singles}}}\n    queue_file: {self.urls}\n"
-            f"    state_dir: {base / 'state'}\n    debounce_window: 1\n    min_free_mb: 1\n    worker: here\n{daemon}"
+            f"    state_dir: {base / 'state'}\n    debounce_window: 1\n    min_free_mb: 1\n    worker: here\n"
+            f"    web: {{{web}}}\n{daemon}"
         ))  # fmt: skip
         self.log = base / "daemon.log"
         self._processes: list[subprocess.Popen[bytes]] = []

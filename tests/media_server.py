@@ -25,6 +25,8 @@ class Page:
     """Bytes a second; 0 is at once."""
     endless: bool = False
     """Say no length, and repeat the body for ever."""
+    careless: bool = False
+    """Answer what is asked for from beyond the end with nothing, instead of saying that there is nothing."""
     hangs: bool = False
     """Take the request and never answer."""
 
@@ -97,6 +99,9 @@ def serving() -> Iterator[MediaServer]:
                 return
             start = int(re.sub(r"\D", "", (request.range or "0").split("-")[0]))
             body = page.body[start:]
+            if start and not body and not page.careless:
+                self.send_error(416)
+                return
             self.send_response(206 if request.range else 200)
             self.send_header("Content-Type", page.kind)
             self.send_header("Connection", "close")

@@ -104,8 +104,7 @@ def filled(home: Home) -> None:
 @pytest.fixture(scope="session")
 def listening(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator[Listening]:
     """The page of a library with one track with stems, and others without."""
-    home = Listening(tmp_path_factory.mktemp("page") / "home", weights,
-                     daemon=f"    web: {{port: 0, upload_mb: {UPLOAD_MB}}}\n")  # fmt: skip
+    home = Listening(tmp_path_factory.mktemp("page") / "home", weights, web=f"port: 0, upload_mb: {UPLOAD_MB}")
     try:
         filled(home)
         home.open()

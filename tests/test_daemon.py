@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from demixr_daemon.jobs.view import JobRow
 from tests.daemon_home import Home, row_of, status
@@ -191,6 +192,23 @@ def test_a_crash_of_the_separating_process_costs_one_try(home: Home) -> None:
     home.wait_for_jobs(1)
     assert process.poll() is None
     home.check_whole(["Survivor"])
+
+
+def test_an_idle_daemon_looks_into_no_queue(home: Home) -> None:
+    """And takes up what comes."""
+    work = home.work
+
+    def queues() -> int:
+        with work.database.connection() as connection:
+            return int(connection.execute(sa.text("SELECT COUNT(*) FROM queues")).scalar_one())
+
+    home.start()
+    home.wait(lambda: home.log.exists() and "at work" in home.log.read_text())
+    for title in ("First", "Second"):
+        home.wait(lambda: queues() == 0)
+        home.demixr("add", home.song(home.base / f"{title}.flac", title))
+        home.wait(lambda title=title: any(title in row.title and row.state == "done" for row in work.rows()))
+    home.check_whole(["First", "Second"])
 
 
 def test_signals(home: Home) -> None:

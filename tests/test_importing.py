@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,23 @@ def album(home: Home) -> Path:
     return folder
 
 
+def to_be_killed(home: Home, event: str, time: int) -> None:
+    """At the n-th time of this event."""
+    configure(home, "plugins: demix", f"plugins: demix killer\npluginpath: {home.base / 'plugins'}")
+    plugin = home.base / "plugins" / "killer.py"
+    plugin.parent.mkdir()
+    plugin.write_text(KILLER)
+    (plugin.parent / "when").write_text(f"{event} {time} {home.base / 'killed'}")
+
+
+def killed(home: Home, keeper: Callable[..., Any], source: Path, event: str, time: int) -> None:
+    """Import, and be killed."""
+    to_be_killed(home, event, time)
+    with pytest.raises(CrashError):
+        keeper("import", path=str(source))
+    assert (home.base / "killed").exists()
+
+
 def tracks(home: Home) -> list[str]:
     """Names of the files in the music folder."""
     return sorted(path.name for path in home.music.rglob("*") if path.is_file() and ".demixr" not in path.parts)
@@ -75,18 +93,13 @@ def tracks(home: Home) -> list[str]:
 ])  # fmt: skip
 def test_killed_anywhere(home: Home, keeper: Callable[..., Any], how: str, event: str, time: int) -> None:
     configure(home, "move: yes", how)
-    configure(home, "plugins: demix", f"plugins: demix killer\npluginpath: {home.base / 'plugins'}")
     if event == "import_task_start":
         configure(home, "autotag: no", "autotag: yes")
-    plugin = home.base / "plugins" / "killer.py"
-    plugin.parent.mkdir()
-    plugin.write_text(KILLER)
-    (plugin.parent / "when").write_text(f"{event} {time} {home.base / 'killed'}")
     source = album(home)
-    with pytest.raises(CrashError):
-        keeper("import", path=str(source))
-    assert (home.base / "killed").exists()
+    killed(home, keeper, source, event, time)
     assert len(list(source.glob("*.flac"))) == 3  # nothing is taken away before all is done
+    there = home.fields("$title")
+    home.beet("modify", "-y", "-W", "-M", "title::.", "mine=kept")
     answer = keeper("import", path=str(source))
     assert sorted(item["title"] for item in answer["items"]) == [f"Foo - Title {number}" for number in (1, 2, 3)]
     assert keeper("import", path=str(source)) == answer  # done is done
@@ -94,17 +107,49 @@ def test_killed_anywhere(home: Home, keeper: Callable[..., Any], how: str, event
     assert len(home.beet("ls", "-a").stdout.splitlines()) == 1
     assert tracks(home) == [f"0{number} Title {number}.flac" for number in (1, 2, 3)]
     assert len(list(source.glob("*.flac"))) == (0 if "move" in how else 3)
+    assert home.fields("$title", "mine:kept") == there
 
 
-def test_undone_when_it_is_not_wanted_any_more(home: Home, keeper: Callable[..., Any]) -> None:
-    configure(home, "plugins: demix", f"plugins: demix killer\npluginpath: {home.base / 'plugins'}")
-    plugin = home.base / "plugins" / "killer.py"
-    plugin.parent.mkdir()
-    plugin.write_text(KILLER)
-    (plugin.parent / "when").write_text(f"item_moved 2 {home.base / 'killed'}")
+@pytest.mark.parametrize("event", ["import_task_files", "album_imported"])
+def test_what_beet_does_to_a_half_imported_album_stays(home: Home, keeper: Callable[..., Any], event: str) -> None:
+    """Also where it writes tags and moves the file."""
+    source = album(home)
+    killed(home, keeper, source, event, 1)
+    assert home.beet("modify", "-y", "track:2", "title=Other", "mine=kept").returncode == 0
+    answer = keeper("import", path=str(source))
+    assert len(answer["items"]) == 3
+    assert home.fields("$track|$title|$mine", "title::.") == ["01|Title 1|$mine", "02|Other|kept", "03|Title 3|$mine"]
+    assert len(home.beet("ls", "-a").stdout.splitlines()) == 1
+    assert tracks(home) == ["01 Title 1.flac", "02 Other.flac", "03 Title 3.flac"]
+    assert {os.path.relpath(path, home.music) for path in home.fields("$path")} == {item["path"] for item in answer["items"]}
+    assert list(source.glob("*.flac")) == []
+
+
+def test_an_original_that_changed_is_imported_as_it_is_now(home: Home, keeper: Callable[..., Any]) -> None:
+    source = album(home)
+    killed(home, keeper, source, "item_moved", 2)
+    home.song(source / "2.flac", "Other", album="Bar", track=2, seconds=0.3)
+    assert len(keeper("import", path=str(source))["items"]) == 3
+    assert home.fields("$title") == ["Title 1", "Other", "Title 3"]
+    assert tracks(home) == ["01 Title 1.flac", "02 Other.flac", "03 Title 3.flac"]
+
+
+def test_what_an_earlier_import_of_the_job_left_stays(home: Home, keeper: Callable[..., Any]) -> None:
+    to_be_killed(home, "album_imported", 1)
+    keeper("import", path=str(home.song(home.base / "in" / "a.flac", "Title 0")), singleton=True)
+    shutil.rmtree(home.music / ".demixr" / "key")  # as it is when the import is over
     source = album(home)
     with pytest.raises(CrashError):
         keeper("import", path=str(source))
+    keeper("undo", key="key")
+    assert home.fields("$title") == ["Title 0"]
+    keeper("import", path=str(source))
+    assert home.fields("$title", "title::.", "title+") == [f"Title {number}" for number in range(4)]
+
+
+def test_undone_when_it_is_not_wanted_any_more(home: Home, keeper: Callable[..., Any]) -> None:
+    source = album(home)
+    killed(home, keeper, source, "item_moved", 2)
     keeper("undo", key="key")
     assert home.fields("$title") == []
     assert tracks(home) == []

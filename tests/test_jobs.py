@@ -19,6 +19,7 @@ from demixr_daemon.errors import AudioError, Cancelled, CrashError, GoneError, J
 from demixr_daemon.jobs.child import Child, RemoteError
 from demixr_daemon.jobs.database import BULK, HURRIED, Database, jobs
 from demixr_daemon.jobs.ledger import Job, Ledger, Watchful
+from demixr_daemon.jobs.listing import SqliteListing
 from demixr_daemon.jobs.view import JobRow
 from demixr_daemon.jobs.work import Jobs, is_url
 from demixr_daemon.jobs.workflow import MOST_STARTS, Workflows
@@ -246,6 +247,18 @@ def test_processes_add_at_once(tmp_path: Path) -> None:
     assert Jobs(Database("", tmp_path / "state")).counts() == {"waiting": 30}
 
 
+def test_what_others_write_is_noticed(work: Jobs, tmp_path: Path) -> None:
+    assert work.database.changed()
+    assert not work.database.changed()
+    assert not Jobs(Database("", tmp_path / "state")).unfinished()
+    assert not work.database.changed()
+    Jobs(Database("", tmp_path / "state")).add_url("https://example.org/1")
+    assert work.database.changed()
+    assert not work.database.changed()
+    work.add_url("https://example.org/2")
+    assert work.database.changed()
+
+
 def test_no_database_to_be_had(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "jobs.sqlite").write_bytes(b"this is no database at all" * 100)
@@ -345,6 +358,27 @@ def test_the_table_of_jobs() -> None:
     assert lines[4:] == ["... and 7 more", "7 waiting, 1 running, 1 failed"]
     assert "#####---------------" in table([running], {"running": 1}, 200, bars=True)[1]
     assert table([], {}, 80) == ["no jobs"]
+
+
+def test_a_listing_needs_no_more_than_the_file(work: Jobs, ledger: Ledger, tmp_path: Path) -> None:
+    keys = [work.add_url(f"https://example.org/{number}") for number in range(3)]
+    ledger.end(begun(ledger, keys[0]), "failed", "private")
+    begun(ledger, keys[1])
+    listing = SqliteListing(tmp_path / "state")
+    assert listing.rows() == work.rows()
+    assert listing.rows(1, ["failed", "waiting"]) == work.rows(1, ["failed", "waiting"])
+    assert listing.counts() == work.counts()
+
+
+def test_a_listing_of_nothing(tmp_path: Path) -> None:
+    listing = SqliteListing(tmp_path)
+    for content in (None, b""):  # the file is made before its tables
+        if content is not None:
+            (tmp_path / "jobs.sqlite").write_bytes(content)
+        assert (listing.rows(), listing.counts()) == ([], {})
+    (tmp_path / "jobs.sqlite").write_bytes(b"this is no database at all" * 100)
+    with pytest.raises(JobsError, match=r"jobs\.sqlite cannot be used"):
+        listing.rows()
 
 
 def test_rows_are_json(work: Jobs) -> None:

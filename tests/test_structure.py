@@ -36,6 +36,7 @@ OWNERS = {
     "yt_dlp": {f"demixr_daemon/intake/{name}.py" for name in ("downloader", "playlists", "reasons", "session")},
     "beets": {"beetsplug/demix.py", "demixr_daemon/library.py", "demixr_daemon/configuration.py", "demixr_daemon/following.py",
               "demixr_daemon/planning.py", "demixr_daemon/console.py", "demixr_daemon/worker/importing.py",
+              "demixr_daemon/worker/unfinished.py",
               *(f"demixr_daemon/web/{name}.py" for name in ("app", "beetsweb", "catalogue", "covers", "lanes", "music"))},
     "flask": {f"demixr_daemon/web/{name}.py" for name in ("app", "guard", "music", "work")},
     "cheroot": {"demixr_daemon/web/app.py"},

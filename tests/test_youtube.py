@@ -226,6 +226,20 @@ def test_what_broke_off_goes_on_where_it_broke(
     assert sum(map(len, open_track(got.path).blocks())) == round(SECONDS * 44100)
 
 
+@pytest.mark.parametrize("careless", [False, True])
+def test_a_part_that_is_whole_does_no_harm(
+    server: MediaServer, media: Callable[[str], bytes], tmp_path: Path, careless: bool
+) -> None:
+    """It was killed before it gave the file its name."""
+    body = media("wav")
+    url = server.add("/song.wav", body, kind="audio/wav", careless=careless)
+    part = youtube.place_of(url, tmp_path) / downloader.PARTS / "source.wav.wav.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(body)
+    got = fetch(url, tmp_path)
+    assert sum(map(len, open_track(got.path).blocks())) == round(SECONDS * 44100)
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_server_is_worth_another_try(
     server: MediaServer, media: Callable[[str], bytes], tmp_path: Path, status: int

@@ -10,13 +10,16 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from demixr_daemon import configuration
+from demixr_daemon.configuration import Configuration
 from demixr_daemon.errors import DemixrError
-from demixr_daemon.jobs.database import Database
+from demixr_daemon.jobs.listing import SqliteListing
 from demixr_daemon.jobs.view import STATES, JobRow
-from demixr_daemon.jobs.work import Jobs
+
+if TYPE_CHECKING:  # they bring SQLAlchemy, which `demixr status` can mostly do without
+    from demixr_daemon.jobs.work import Jobs
 
 _WATCH_S = 1.0
 _BAR = 20
@@ -43,17 +46,16 @@ def add_to(commands: Any) -> None:
     prune.set_defaults(run=_prune)
 
 
-def open_jobs(arguments: argparse.Namespace) -> Jobs:
-    """The jobs, where the configuration says.
+def _opened(settings: Configuration) -> Jobs:
+    from demixr_daemon.jobs.database import Database
+    from demixr_daemon.jobs.work import Jobs
 
-    :raises DemixrError: it is wrong, or they cannot be opened.
-    """
-    settings = configuration.read(arguments.config)
     return Jobs(Database(settings.daemon.jobs_url, settings.state_dir))
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    work = open_jobs(arguments)
+    settings = configuration.read(arguments.config)
+    work = _opened(settings) if settings.daemon.jobs_url else SqliteListing(settings.state_dir)
     if arguments.json:
         listed = [dataclasses.asdict(row) for row in work.rows(arguments.limit, arguments.state)]
         print(json.dumps({"counts": work.counts(), "jobs": listed}, indent=2))
@@ -102,7 +104,7 @@ def _bar(progress: float | None) -> str:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    work = open_jobs(arguments)
+    work = _opened(configuration.read(arguments.config))
     failed = 0
     for source in arguments.source:
         try:
@@ -116,12 +118,12 @@ def _add(arguments: argparse.Namespace) -> int:
 
 
 def _retry(arguments: argparse.Namespace) -> int:
-    work = open_jobs(arguments)
+    work = _opened(configuration.read(arguments.config))
     return _each(arguments, work, ("failed",), work.retry, "no failed or cancelled job")
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    work = open_jobs(arguments)
+    work = _opened(configuration.read(arguments.config))
     return _each(arguments, work, ("waiting", "running", "paused"), work.cancel, "no unfinished job")
 
 
@@ -139,5 +141,6 @@ def _each(arguments: argparse.Namespace, work: Jobs, states: Sequence[str], do: 
 
 
 def _prune(arguments: argparse.Namespace) -> int:
-    print(f"{open_jobs(arguments).prune(arguments.days * 86400)} finished jobs forgotten")
+    work = _opened(configuration.read(arguments.config))
+    print(f"{work.prune(arguments.days * 86400)} finished jobs forgotten")
     return 0

@@ -19,12 +19,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from yt_dlp.utils import DownloadError as YtDlpError
 from yt_dlp.utils import sanitize_filename
 
 from demixr_daemon.errors import shown
 from demixr_daemon.intake.kept import Tags, keep
 from demixr_daemon.intake.playlists import expand
-from demixr_daemon.intake.reasons import explain
+from demixr_daemon.intake.reasons import explain, nothing_came
 from demixr_daemon.intake.session import session, versions
 from demixr_daemon.intake.youtube import SIDECAR, DownloadError, YoutubeSettings, read
 
@@ -79,7 +80,7 @@ def _fetch(url: str, place: Path, settings: YoutubeSettings, say: Say, warnings:
         parts.mkdir(exist_ok=True)
         os.chdir(parts)  # yt-dlp expands $ and % in the names of folders
         try:
-            _keep(url, _downloaded(url, settings, say, warnings), settings, place)
+            _keep(url, _gone_on_with(url, settings, say, warnings), settings, place)
         except DownloadError as error:
             if not error.retryable:
                 shutil.rmtree(parts)
@@ -97,6 +98,22 @@ def _locked(place: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _gone_on_with(url: str, settings: YoutubeSettings, say: Say, warnings: list[str]) -> dict[str, Any]:
+    """:func:`_downloaded`, going on from the part that is there; anew where the server has no more than that.
+
+    So it is where a download was killed before the last renaming: https://github.com/yt-dlp/yt-dlp/issues/12994.
+    """
+    try:
+        return _downloaded(url, settings, say, warnings)
+    except YtDlpError as error:
+        parts = list(Path().glob("*.part"))
+        if not parts or not nothing_came(error):
+            raise
+        for part in parts:
+            part.unlink()
+        return _downloaded(url, settings, say, warnings)
 
 
 def _downloaded(url: str, settings: YoutubeSettings, say: Say, warnings: list[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from demixr_daemon.intake.youtube import DownloadError
 _COOKIES = "export the cookies of a browser that is logged in, and name the file in demix.daemon.youtube.cookiefile"
 _UPDATE = "update yt-dlp (pip install -U 'yt-dlp[default]'), for sites change"
 _RUNTIME = "YouTube needs a JavaScript runtime and none was found: install deno (pip install deno), or node 22 or later"
+_NOTHING = "did not get any data blocks"
 _BUSY_STATUS = frozenset({408, 425, 429})
 
 
@@ -50,6 +51,7 @@ _REASONS = (
     _Reason(r"is not a valid url|invalid (url|ipv6)|no host|unsupported url scheme|file:// urls", "it is no URL",
             "write one URL a line, https://…"),
     _Reason(r"\[download\] got error", "the network failed", "check the address and the connection", retryable=True),
+    _Reason(_NOTHING, "the server sent nothing", "it is tried again later", retryable=True),
     _Reason(r"unsupported url", "yt-dlp finds no audio or video there", "give the URL of the page that plays it"),
     _Reason(r"video unavailable|no longer available|been removed|removed by|been deleted|terminated|does not exist|not exist"
             r"|not available|not found|no video", "it was removed, or never was there", "look for another upload of it"),
@@ -69,6 +71,11 @@ def explain(error: BaseException, url: str, warnings: Sequence[str] = ()) -> Dow
     if re.search(r"javascript runtime", text, re.I) and helps in (_UPDATE, "change demix.daemon.youtube.format"):
         helps = _RUNTIME
     return DownloadError(f"{url}: {why}; {helps}", retryable=retryable)
+
+
+def nothing_came(error: BaseException) -> bool:
+    """Whether the server had nothing (more) to send."""
+    return any((isinstance(one, HTTPError) and one.status == 416) or _NOTHING in str(one).lower() for one in _chain(error))
 
 
 def _meaning(chain: Sequence[BaseException]) -> tuple[str, str, bool]:

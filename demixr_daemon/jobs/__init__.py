@@ -1,8 +1,9 @@
 """Durable jobs: what was asked for is done once, whatever dies meanwhile.
 
     view       what others see: rows, and what can be asked for
+    listing    looking, and no more: rows and counts
     database   the tables, in SQLite or PostgreSQL, and the queues of dbos in the same database
-    work       asking: add, separate, cancel, retry; looking: rows, counts; clearing away
+    work       asking: add, separate, cancel, retry; looking; clearing away
     ledger     how a stage keeps the record of its job
     stages     what is done: download → import → separate → record
     turns      how that goes, whatever the stage: room on the disk, errors, another try

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from demixr_daemon.errors import JobsError, shown
+from demixr_daemon.jobs import listing
 
 if TYPE_CHECKING:
     from dbos import DBOSClient
@@ -66,7 +68,7 @@ class Database:
 
     def __init__(self, url: str, state_dir: Path) -> None:
         self.url = url
-        self.file = None if url else state_dir / "jobs.sqlite"
+        self.file = None if url else state_dir / listing.FILE
         try:
             if self.file:
                 state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -76,6 +78,8 @@ class Database:
         except (OSError, sa.exc.SQLAlchemyError) as error:
             raise self.error(error) from error
         self._client: DBOSClient | None = None
+        self._watched: sqlite3.Connection | None = None
+        self._version = 0
 
     @property
     def place(self) -> str:
@@ -84,7 +88,7 @@ class Database:
 
     def error(self, error: Exception) -> JobsError:
         """What ``error`` means to the user."""
-        return JobsError(f"jobs in {self.place} cannot be used: {' '.join(str(error).split())[:300]}")
+        return listing.unusable(self.place, error)
 
     def _engine(self) -> sa.Engine:
         if self.file is None:
@@ -150,6 +154,18 @@ class Database:
         except sa.exc.SQLAlchemyError as error:
             raise self.error(error) from error
 
+    def changed(self) -> bool:
+        """Whether anything may have been written since the last call; for one thread. In PostgreSQL always."""
+        if self.file is None:
+            return True
+        try:
+            if self._watched is None:
+                self._watched = sqlite3.connect(self.file, timeout=30.0)
+            before, self._version = self._version, self._watched.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise self.error(error) from error
+        return before != self._version
+
     def client(self) -> DBOSClient:
         """What puts workflows into queues."""
         if self._client is None:
@@ -188,6 +204,8 @@ class Database:
 
     def close(self) -> None:
         """Let go of the connections."""
+        if self._watched:
+            self._watched.close()
         self.engine.dispose()
 
 

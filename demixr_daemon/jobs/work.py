@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from demixr_daemon.errors import AudioError, shown
 from demixr_daemon.intake import scan
+from demixr_daemon.jobs import listing
 from demixr_daemon.jobs.database import BULK, HURRIED, Database, jobs, seen, workflow_id
 from demixr_daemon.jobs.view import UNFINISHED, JobRow
 
@@ -32,19 +33,13 @@ class Jobs:
 
     def rows(self, limit: int = 200, states: Collection[str] = ()) -> list[JobRow]:
         """Running ones first, then the newest."""
-        query = sa.select(*_COLUMNS).order_by(
-            sa.case((jobs.c.state.in_(("running", "paused")), 0), else_=1), jobs.c.added.desc(), jobs.c.key
-        )
-        if states:
-            query = query.where(jobs.c.state.in_(states))
         with self.database.connection() as connection:
-            return [JobRow(*row) for row in connection.execute(query.limit(limit))]
+            return listing.rows(_executing(connection), limit, states)
 
     def counts(self) -> dict[str, int]:
         """How many jobs there are, by state."""
         with self.database.connection() as connection:
-            counted = connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state))
-            return {state: count for state, count in counted}  # noqa: C416 -- rows are no pairs to mypy
+            return listing.counts(_executing(connection))
 
     def row(self, key: str) -> JobRow | None:
         """One job."""
@@ -186,6 +181,10 @@ class Jobs:
             stage=stage, state="waiting", reason="", progress=None, speed=None, left_s=None, attempts=0, turn=row.turn + 1,
             priority=priority, updated=time.time(), **values))  # fmt: skip
         self.database.enqueue(connection, row.key, row.turn + 1, stage, priority)
+
+
+def _executing(connection: sa.Connection) -> listing.Execute:
+    return lambda query, parameters: connection.execute(sa.text(query), parameters)
 
 
 def _stage_again(row: Any) -> str:

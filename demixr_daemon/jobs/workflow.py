@@ -23,8 +23,9 @@ from demixr_daemon.jobs.database import APPLICATION, APPLICATION_VERSION, QUEUES
 from demixr_daemon.jobs.ledger import Ledger
 from demixr_daemon.settings import DaemonOptions
 
-MOST_STARTS = 25
-"""A job with which the daemon died so often is parked."""
+MOST_STARTS = 100
+"""A job with which the daemon died so often is parked. What is dangerous runs in processes of its own, whose crashes count
+sooner: so often the daemon is killed by others, or with the power, and the job has no part in it."""
 BUSY_POLL_S, IDLE_POLL_S = 0.25, 1.5
 _PARKED = ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", "ERROR")
 _log = logging.getLogger("demixr.jobs")
@@ -51,11 +52,11 @@ class Workflows:
         self.name = options.worker or socket.gethostname()
         self._lock = _only_one(state_dir, self.name)
         self._here = None if database.file else _Presence(database, self.name)
-        self._poll_s = 0.0
+        self._busy: bool | None = None
 
     def start(self) -> None:
         """Serve. What this worker had begun when it died begins anew."""
-        DBOS(config={
+        engine = DBOS(config={
             "name": APPLICATION,
             "system_database_engine": self._database.engine,
             "application_version": APPLICATION_VERSION,
@@ -66,25 +67,34 @@ class Workflows:
             "notification_listener_polling_interval_sec": 30.0,
             "scheduler_polling_interval_sec": 300.0,
         })  # fmt: skip
+        with contextlib.suppress(AttributeError):  # a queue of its own, where nothing of ours ever is
+            engine._registry.get_internal_queue()._polling_interval_sec = 300.0
         DBOS.listen_queues(sorted({QUEUES[stage] for stage in self._options.stages}))
         DBOS.launch()
         logging.getLogger("dbos").setLevel(logging.ERROR)
         self.pace(busy=True)
 
     def pace(self, *, busy: bool) -> None:
-        """Look for work often while there is some; an idle machine should be idle."""
-        poll_s = BUSY_POLL_S if busy else IDLE_POLL_S
-        if poll_s == self._poll_s:
+        """Look for work often while there is some; an idle machine should be idle.
+
+        dbos looks into each queue that is registered. One that no other machine shares is taken away while there is no work,
+        and served again within a second of its return; what is queued stays queued without it.
+        """
+        if busy == self._busy:
             return
         at_a_time = {"io": self._options.downloads, "library": 4, "separate": 1}  # the library's child does one at a time
         for queue, count in at_a_time.items():
-            DBOS.register_queue(queue, worker_concurrency=count, polling_interval_sec=poll_s, on_conflict="always_update")
-        self._poll_s = poll_s
+            if busy or self._here:
+                DBOS.register_queue(queue, worker_concurrency=count, polling_interval_sec=BUSY_POLL_S if busy else IDLE_POLL_S,
+                                    on_conflict="always_update")  # fmt: skip
+            else:
+                DBOS.delete_queue(queue)
+        self._busy = busy
 
     def reload(self, options: DaemonOptions) -> None:
         """Take other settings; which stages are served and under which name stays until the next start."""
         self._options = options
-        self._poll_s = 0.0
+        self._busy = None
 
     def park(self, ledger: Ledger) -> None:
         """Jobs whose workflow was given up, after too many crashes, say so."""

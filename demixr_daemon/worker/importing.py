@@ -1,15 +1,14 @@
 """Work of the process that keeps the library: beets' own importer, looking tracks up, recording stems.
 
-An import is complete, or it is undone and begins anew. What arrived is copied to a staging folder inside the music folder;
-beets imports the copies and *moves* them, which there is one rename each; the originals are not touched before all is done.
-Order of writes: copies → ``moves``, a line for each file before beets moves it → library → ``complete``. A staging folder
-without ``complete`` is of an import that was killed: its items leave the library, its files the music folder.
+An import is complete, or it begins anew. What arrived is copied to a staging folder inside the music folder; beets imports the
+copies and *moves* them, which there is one rename each; the originals are not touched before all is done. Order of writes:
+copies → ``staged`` → ``moves``, a line for each file before beets moves it → library → ``complete``. A staging folder without
+``complete`` is of an import that was killed; :mod:`.unfinished` says what becomes of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -30,9 +29,8 @@ from demixr_daemon.configuration import Configuration
 from demixr_daemon.errors import AudioError, GoneError, shown
 from demixr_daemon.intake import scan
 from demixr_daemon.worker import staging
+from demixr_daemon.worker.unfinished import JOB_FIELD, Unfinished, items_of, note
 
-JOB_FIELD = "demixr_job"
-"""The item field that says which job imported it."""
 _log = logging.getLogger("demixr.import")
 
 
@@ -95,7 +93,10 @@ class Importing:
         place = self._settings.staging / key / "import"
         done = staging.read(place / "complete")
         if done is None:
-            self._undo(place, key)
+            begun = self._begun(place, key)
+            if begun:
+                _log.warning("an unfinished import begins anew: %s", key)
+                begun.take_back()
             if known := self._lib.items(PathQuery("path", os.fsencode(source))).get():
                 return {"items": [self._described(known)], "title": _title(known), "bad": [], "duplicates": True}
             good, bad = staging.decoding(scan.tracks(source))
@@ -103,9 +104,7 @@ class Importing:
                 raise AudioError(bad[0] if bad else f"{shown(source)}: no audio file there")
             stats = {str(track): staging.mark(track) for track in good}
             place.mkdir(parents=True, exist_ok=True)
-            staged = staging.stage(source, good, place / "files", self._way) if self._way or owned else source
-            if stats != {str(track): staging.mark(track) for track in good}:
-                raise AudioError(f"{shown(source)}: changes while it is imported")
+            staged = self._staged(source, place, key, stats) if self._way or owned else source
             ids, duplicates = self._import(staged, place, key, singleton, fields)
             done = {"items": ids or duplicates, "bad": bad, "duplicates": not ids, "originals": stats if ids else {}}
             staging.write(place / "complete", done)
@@ -169,22 +168,32 @@ class Importing:
         finally:
             config.sources[:] = before  # what an import sets would add up
 
+    def _staged(self, source: Path, place: Path, key: str, stats: dict[str, list[int]]) -> Path:
+        """The copies of what is imported: those that are there, where they are whole and the originals are what they were."""
+        copies = place / "files" / source.name
+        before = staging.read(place / "staged")
+        if before is None or before["originals"] != stats or len(scan.tracks(copies)) != len(stats):
+            self._undo(place, key)
+            place.mkdir(parents=True, exist_ok=True)
+            staging.stage(source, [Path(name) for name in stats], place / "files", self._way)
+            if stats != {name: staging.mark(Path(name)) for name in stats}:
+                raise AudioError(f"{shown(source)}: changes while it is imported")
+            others = [item.id for item in items_of(self._lib, key)]
+            staging.write(place / "staged", {"originals": stats, "others": others})
+        return copies
+
+    def _begun(self, place: Path, key: str) -> Unfinished | None:
+        """An import that had copies and did not come to its end."""
+        staged = None if (place / "complete").exists() else staging.read(place / "staged")
+        return Unfinished(self._lib, self._settings.music, place, key, staged["others"]) if staged else None
+
     def _undo(self, place: Path, key: str) -> None:
         """Take back what an unfinished import left."""
-        if not place.exists() or (place / "complete").exists():
-            return
-        _log.warning("an unfinished import is taken back: %s", key)
-        if (place / "files").exists():  # imported where it lay, it is there and beets finds it again
-            for item in self._lib.items(MatchQuery(JOB_FIELD, key, fast=False)):
-                item.remove(delete=not item.filepath.is_relative_to(place))
-            for line in (place / "moves").read_text("ascii").splitlines() if (place / "moves").exists() else []:
-                with contextlib.suppress(ValueError):  # the last line may be half a line
-                    source, destination = map(Path, json.loads(line))
-                    moved = source.is_relative_to(place) and not source.exists() and destination.is_file()
-                    if moved and not self._lib.items(PathQuery("path", os.fsencode(destination))).get():
-                        destination.unlink()
-                    prune_dirs(os.fsencode(destination.parent), os.fsencode(self._settings.music))
-        shutil.rmtree(place)
+        if begun := self._begun(place, key):
+            _log.warning("an unfinished import is undone: %s", key)
+            begun.undo()
+        if place.exists() and not (place / "complete").exists():
+            shutil.rmtree(place)
 
 
 class _Session(TerminalImportSession):
@@ -239,10 +248,7 @@ class _Hooks(plugins.BeetsPlugin):
 
     def _note(self, item: Item, source: bytes, destination: bytes) -> None:
         if self._journal:
-            with open(self._journal, "a", encoding="ascii") as file:
-                file.write(json.dumps([os.fsdecode(source), os.fsdecode(destination)]) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            note(self._journal, source, destination)
 
 
 def _title(item: Item) -> str:

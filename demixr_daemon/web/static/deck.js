@@ -26,7 +26,8 @@ export class Deck {
   // Show a track and make it ready to play; `settings`: {mix, speed, key, loop} of a link, or nothing.
   async open(id, settings = {}, at = 0) {
     const request = this.request = Symbol('open');
-    const about = await api.get(`tracks/${id}`);
+    let about;
+    try { about = await api.get(`tracks/${id}`); } catch (error) { if (request === this.request) throw error; }
     if (request !== this.request) return false;
     this.about = about;
     this.mix = new Mix(about.lanes);

@@ -86,18 +86,19 @@ $('#hero-shut').addEventListener('click', shutDeck);
 
 // ---- playing
 
-async function play(id, {settings = {}, start = true, at = 0, onward = false} = {}) {
+// `open`: the user chose this track, and sees it; what follows by itself leaves a phone where it is.
+async function play(id, {settings = {}, start = true, at = 0, open = false, onward = false} = {}) {
   try {
     if (!(await deck.open(id, settings, at))) return;
     current = id;
     library.mark(id);
-    openDeck(true);
+    if (open) openDeck(true);
     showCallout();
     showQueue();
     if (start) { history.replaceState(history.state, '', `#track=${id}`); await player.play(); }
   } catch (error) {
     if (deck.about) toast(error.message, 'bad');
-    else { refuse(error.message); openDeck(true); }
+    else { refuse(error.message); if (open) openDeck(true); }
     if (onward && UNPLAYABLE.includes(error.status)) next();
   }
 }
@@ -107,7 +108,7 @@ library.addEventListener('play', ({detail}) => {
   queue = library.rows.slice(at + 1);
   played = library.rows.slice(0, at);
   playing = detail;
-  play(detail.id);
+  play(detail.id, {open: true});
 });
 library.addEventListener('enqueue', ({detail}) => { queue = [detail, ...queue]; showQueue(); toast(`Next: ${detail.title}`); });
 library.addEventListener('separate', async ({detail}) => { if (await work.separate(detail.id)) toast(`Separating ${detail.title}`); });
@@ -140,7 +141,7 @@ function showQueue() {
   $('#queue-count').textContent = queue.length;
   $('#queue-notice').hidden = queue.length > 0;
   $('#queue-rows').replaceChildren(...queue.slice(0, 200).map((row, k) => el('li', {class: 'row'},
-    el('button', {class: 'open', onclick: () => { played.push(...[playing, ...queue.splice(0, k)].filter(Boolean)); playing = queue.shift(); play(playing.id); }},
+    el('button', {class: 'open', onclick: () => { played.push(...[playing, ...queue.splice(0, k)].filter(Boolean)); playing = queue.shift(); play(playing.id, {open: true}); }},
       cover(`tracks/${row.id}`, row.album || row.title), el('span', {class: 'names'}, el('b', {text: row.title}), el('small', {text: row.artist})), el('time', {text: clock(row.length)})),
     el('button', {class: 'quiet', 'aria-label': `Remove from the queue: ${row.title}`, onclick: () => unqueue(k)}, icon('close')))));
 }
@@ -177,7 +178,7 @@ function showCallout() {
 }
 work.addEventListener('jobs', showCallout);
 work.addEventListener('adding', () => showTab('work'));
-work.addEventListener('play', ({detail}) => { playing = null; play(detail); });
+work.addEventListener('play', ({detail}) => { playing = null; play(detail, {open: true}); });
 work.addEventListener('done', async ({detail}) => {
   if ($('#library').scrollTop < 50) library.load();
   if (detail.item_id !== current || current === null) return;
@@ -200,7 +201,7 @@ function followLink() {
   if (!Number.isInteger(id) || id <= 0 || id === current && !parts.has('mix')) return;
   const number = (name, low, high, otherwise) => { const value = Number(parts.get(name) ?? otherwise); return value >= low && value <= high ? value : otherwise; };
   const loop = (parts.get('loop') || '').match(/^(\d+)-(\d+)$/)?.slice(1).map(Number);
-  play(id, {settings: {mix: parts.get('mix'), speed: number('speed', 0.5, 1.5, 1), key: Math.round(number('key', -6, 6, 0)), loop}, start: false});
+  play(id, {settings: {mix: parts.get('mix'), speed: number('speed', 0.5, 1.5, 1), key: Math.round(number('key', -6, 6, 0)), loop}, start: false, open: true});
 }
 addEventListener('hashchange', followLink);
 

@@ -15,6 +15,7 @@ const library = new Library();
 const work = new Work();
 let state = {models: [], work: false};
 let queue = [];
+let listed = []; // the rows of the queue that are on the page
 let current = null;
 
 // ---- theme
@@ -136,19 +137,29 @@ player.addEventListener('ended', next);
 document.addEventListener('play-first', () => $('#rows .open')?.click());
 document.addEventListener('reopen', () => play(current, {at: player.position_s, start: false}));
 
+// The focus stays on its row, or goes to what follows it.
 function showQueue() {
+  const list = $('#queue-rows');
+  const focused = list.contains(document.activeElement) && document.activeElement;
+  const kind = focused && (focused.matches('.open') ? '.open' : '.quiet');
+  const rest = focused ? listed.slice($$(kind, list).indexOf(focused)) : [];
+  listed = queue.slice(0, 200);
   $('#queue-count').hidden = !queue.length;
   $('#queue-count').textContent = queue.length;
   $('#queue-notice').hidden = queue.length > 0;
-  $('#queue-rows').replaceChildren(...queue.slice(0, 200).map((row, k) => el('li', {class: 'row'},
-    el('button', {class: 'open', onclick: () => { played.push(...[playing, ...queue.splice(0, k)].filter(Boolean)); playing = queue.shift(); play(playing.id, {open: true}); }},
+  list.replaceChildren(...listed.map((row, k) => el('li', {class: 'row'},
+    el('button', {class: 'open', onclick: () => jump(k)},
       cover(`tracks/${row.id}`, row.album || row.title), el('span', {class: 'names'}, el('b', {text: row.title}), el('small', {text: row.artist})), el('time', {text: clock(row.length)})),
-    el('button', {class: 'quiet', 'aria-label': `Remove from the queue: ${row.title}`, onclick: () => unqueue(k)}, icon('close')))));
+    el('button', {class: 'quiet', 'aria-label': `Remove from the queue: ${row.title}`, onclick: () => { queue.splice(k, 1); showQueue(); }}, icon('close')))));
+  if (!focused) return;
+  const buttons = $$(kind, list);
+  (buttons[listed.indexOf(rest.find((row) => listed.includes(row)))] ?? buttons.at(-1) ?? $('#tab-queue')).focus();
 }
-function unqueue(k) {
-  queue.splice(k, 1);
+function jump(k) {
+  played.push(...[playing, ...queue.splice(0, k)].filter(Boolean));
+  playing = queue.shift();
   showQueue();
-  ($$('#queue-rows .quiet')[Math.min(k, queue.length - 1)] ?? $('#tab-queue')).focus();
+  play(playing.id, {open: true});
 }
 roam($('#queue-rows'), '.open');
 

@@ -251,16 +251,19 @@ const LOOK_AGAIN_MS = 2000;
 document.addEventListener('reach', ({detail}) => {
   $('#gone').hidden = detail;
   if (!detail) lookAgain();
+  else if (!begun) begin();
 });
 function lookAgain() { setTimeout(() => api.get('state').catch((error) => { if (error.status === 0) lookAgain(); }), LOOK_AGAIN_MS); }
 
 // ---- begin
 
+let begun = false;
 async function begin() {
   try { state = await api.get('state'); } catch (error) {
     if (error.status !== 401) library.notice([el('b', {text: 'Something is wrong'}), ...said(error.message)], true);
     return;
   }
+  begun = true;
   library.canSeparate = state.work;
   $('#tab-work').hidden = !state.work;
   $('#drop').hidden = !state.upload_mb;

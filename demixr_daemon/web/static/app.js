@@ -88,7 +88,7 @@ $('#hero-shut').addEventListener('click', shutDeck);
 // ---- playing
 
 // `open`: the user chose this track, and sees it; what follows by itself leaves a phone where it is.
-async function play(id, {settings = {}, start = true, at = 0, open = false, onward = false} = {}) {
+async function play(id, {settings = {}, start = true, at = 0, open = false, failed} = {}) {
   try {
     if (!(await deck.open(id, settings, at))) return;
     current = id;
@@ -100,7 +100,7 @@ async function play(id, {settings = {}, start = true, at = 0, open = false, onwa
   } catch (error) {
     if (deck.about) toast(error.message, 'bad');
     else { refuse(error.message); if (open) openDeck(true); }
-    if (onward && UNPLAYABLE.includes(error.status)) next();
+    failed?.(error);
   }
 }
 
@@ -114,16 +114,28 @@ library.addEventListener('play', ({detail}) => {
 library.addEventListener('enqueue', ({detail}) => { queue = [detail, ...queue]; showQueue(); toast(`Next: ${detail.title}`); });
 library.addEventListener('separate', async ({detail}) => { if (await work.separate(detail.id)) toast(`Separating ${detail.title}`); });
 
-const UNPLAYABLE = [404, 422];
+const UNPLAYABLE = [404, 422], MOST_FAILURES = 3;
 let played = [];
 let playing = null;
 
-function next() {
+// What cannot be played is passed over, a few times; if the server is gone, the queue waits for it, and goes on unless somebody
+// has chosen otherwise meanwhile.
+function next(failures = 0) {
   if (!queue.length) return;
-  if (playing) played.push(playing);
+  const before = playing;
+  if (before) played.push(before);
   playing = queue.shift();
   showQueue();
-  play(playing.id, {onward: true});
+  play(playing.id, {failed: ({status}) => {
+    if (UNPLAYABLE.includes(status) && failures + 1 < MOST_FAILURES) next(failures + 1);
+    if (status !== 0) return;
+    queue.unshift(playing);
+    if (before) played.pop();
+    playing = before;
+    showQueue();
+    const {request} = deck;
+    document.addEventListener('reach', () => { if (request === deck.request && !player.state.playing) next(); }, {once: true});
+  }});
 }
 function previous() {
   if (player.position_s > 3 || !played.length) { player.seek(0); return; }
@@ -131,9 +143,9 @@ function previous() {
   playing = played.pop();
   play(playing.id);
 }
-$('#next').addEventListener('click', next);
+$('#next').addEventListener('click', () => next());
 $('#previous').addEventListener('click', previous);
-player.addEventListener('ended', next);
+player.addEventListener('ended', () => next());
 document.addEventListener('play-first', () => $('#rows .open')?.click());
 document.addEventListener('reopen', () => play(current, {at: player.position_s, start: false}));
 
@@ -225,7 +237,7 @@ wireKeys({
   ArrowUp: () => deck.setVolume(Number($('#volume').value) + 5),
   ArrowDown: () => deck.setVolume(Number($('#volume').value) - 5),
   '[': () => deck.ruler.mark(0), ']': () => deck.ruler.mark(1), l: () => deck.ruler.toggleLoop(),
-  n: next, p: previous, 0: () => deck.resetMix(),
+  n: () => next(), p: previous, 0: () => deck.resetMix(),
   '/': () => { openDeck(false); showTab('library'); $('#query').focus(); },
   '?': () => $('#help').showModal(),
   Escape: () => { if (!shutPop()) shutDeck(); },

@@ -43,8 +43,7 @@ export class Deck {
     await this.setTempo(settings.speed || 1, settings.key || 0);
     $('#elapsed').textContent = ''; // said anew, with the new length
     this.moved();
-    this.waveforms.show(about, $$('.lane').map((lane) => $$('canvas', lane)), (lane) => getComputedStyle($$('.lane')[lane]).getPropertyValue('--c'))
-      .catch((error) => toast(error.message, 'bad'));
+    this.waveforms.show(about, $$('.lane').map((lane) => $$('canvas', lane)), (lane) => getComputedStyle($$('.lane')[lane]).getPropertyValue('--c'));
     return true;
   }
 
@@ -257,7 +256,7 @@ export class Deck {
   }
 }
 
-export function fillRange(input) {
+function fillRange(input) {
   const [min, max] = [Number(input.min), Number(input.max)];
   input.style.setProperty('--v', `${(100 * (input.value - min)) / (max - min)}%`);
 }

@@ -16,7 +16,7 @@ export function wireKeys(keys, lane) {
       lane(digit - 1, event.shiftKey);
       return;
     }
-    const pressing = event.key === ' ' && event.target.closest?.('button, summary, a, [role=tab]');
+    const pressing = event.key === ' ' && event.target.closest?.('button, summary, a, [role=tab], input[type=file]');
     const sliding = event.key.startsWith('Arrow') && event.target.matches?.('input[type=range]');
     if (pressing || sliding || !keys[event.key]) return;
     event.preventDefault();

@@ -90,17 +90,19 @@ $('#hero-shut').addEventListener('click', shutDeck);
 // `open`: the user chose this track, and sees it; what follows by itself leaves a phone where it is.
 async function play(id, {settings = {}, start = true, at = 0, open = false, failed} = {}) {
   try {
-    if (!(await deck.open(id, settings, at))) return;
+    if (!(await deck.open(id, settings, at))) return false;
     current = id;
     library.mark(id);
     if (open) openDeck(true);
     showCallout();
     showQueue();
     if (start) { history.replaceState(history.state, '', `#track=${id}`); await player.play(); }
+    return true;
   } catch (error) {
     if (deck.about) toast(error.message, 'bad');
     else { refuse(error.message); if (open) openDeck(true); }
     failed?.(error);
+    return false;
   }
 }
 
@@ -147,7 +149,13 @@ $('#next').addEventListener('click', () => next());
 $('#previous').addEventListener('click', previous);
 player.addEventListener('ended', () => next());
 document.addEventListener('play-first', () => $('#rows .open')?.click());
-document.addEventListener('reopen', () => play(current, {at: player.position_s, start: false}));
+document.addEventListener('reopen', () => reopen(false));
+
+// The track that is shown, from new files: as it is heard now.
+function reopen(start) {
+  const {speed, semitones: key, loop, position_s: at} = player;
+  return play(current, {settings: {speed, key, loop}, at, start});
+}
 
 // The focus stays on its row, or goes to what follows it.
 function showQueue() {
@@ -205,9 +213,7 @@ work.addEventListener('play', ({detail}) => { playing = null; play(detail, {open
 work.addEventListener('done', async ({detail}) => {
   if ($('#library').scrollTop < 50) library.load();
   if (detail.item_id !== current || current === null) return;
-  const on = player.state.playing;
-  await play(current, {at: player.position_s, start: on});
-  toast('The stems are here');
+  if (await reopen(player.state.playing)) toast('The stems are here');
 });
 
 // ---- links

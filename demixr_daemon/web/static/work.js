@@ -48,11 +48,14 @@ export class Work extends EventTarget {
     };
   }
 
-  later() { this.polling = setTimeout(() => this.poll(), POLL_MS); }
+  later() {
+    clearTimeout(this.polling);
+    this.polling = setTimeout(() => this.poll(), POLL_MS);
+  }
 
   async poll() {
     try { this.show(await api.get('work')); } catch (error) { this.notice(error.message); }
-    if (!document.hidden) this.later();
+    if (!document.hidden && this.source.readyState === EventSource.CLOSED) this.later();
   }
 
   notice(text) {

@@ -6,7 +6,7 @@ import {drawHero, refuse, refused} from './hero.js';
 import {shutPop, wireKeys} from './keys.js';
 import {Library} from './library.js';
 import {Player} from './player.js';
-import {Work, bar, says} from './work.js';
+import {Work, bar, reason, says} from './work.js';
 
 const THEMES = ['auto', 'light', 'dark'];
 const player = new Player();
@@ -194,7 +194,7 @@ function showCallout() {
   if (box.hidden) { box.dataset.shows = ''; return; }
   if (active) {
     box.dataset.shows = 'job';
-    box.replaceChildren(el('p', {}, el('b', {text: `${says(job)}`})), ...[job.reason ? el('p', {}, ...said(job.reason)) : null, bar(job)].filter(Boolean));
+    box.replaceChildren(el('p', {}, el('b', {text: `${says(job)}`})), ...[job.reason ? el('p', {}, ...said(reason(job))) : null, bar(job)].filter(Boolean));
     return;
   }
   if (box.dataset.shows === `choose ${current}`) return;

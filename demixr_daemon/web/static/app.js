@@ -15,7 +15,7 @@ const library = new Library();
 const work = new Work();
 let state = {models: [], work: false};
 let queue = [];
-let listed = []; // the rows of the queue that are on the page
+let listed = []; // the queue as it was shown last
 let current = null;
 
 // ---- theme
@@ -162,18 +162,18 @@ function showQueue() {
   const list = $('#queue-rows');
   const focused = list.contains(document.activeElement) && document.activeElement;
   const kind = focused && (focused.matches('.open') ? '.open' : '.quiet');
-  const rest = focused ? listed.slice($$(kind, list).indexOf(focused)) : [];
-  listed = queue.slice(0, 200);
+  const was = focused && $$(kind, list).indexOf(focused);
+  const place = queue.length - listed.length + was; // what comes and goes does so before it
+  const held = queue[place] === listed[was] ? place : place + 1;
+  listed = [...queue];
   $('#queue-count').hidden = !queue.length;
   $('#queue-count').textContent = queue.length;
   $('#queue-notice').hidden = queue.length > 0;
-  list.replaceChildren(...listed.map((row, k) => el('li', {class: 'row'},
+  list.replaceChildren(...queue.slice(0, 200).map((row, k) => el('li', {class: 'row'},
     el('button', {class: 'open', onclick: () => jump(k)},
       cover(`tracks/${row.id}`, row.album || row.title), el('span', {class: 'names'}, el('b', {text: row.title}), el('small', {text: row.artist})), el('time', {text: clock(row.length)})),
     el('button', {class: 'quiet', 'aria-label': `Remove from the queue: ${row.title}`, onclick: () => { queue.splice(k, 1); showQueue(); }}, icon('close')))));
-  if (!focused) return;
-  const buttons = $$(kind, list);
-  (buttons[listed.indexOf(rest.find((row) => listed.includes(row)))] ?? buttons.at(-1) ?? $('#tab-queue')).focus();
+  if (focused) ($$(kind, list)[held] ?? $$(kind, list).at(-1) ?? $('#tab-queue')).focus();
 }
 function jump(k) {
   played.push(...[playing, ...queue.splice(0, k)].filter(Boolean));

@@ -379,7 +379,8 @@ def test_a_queue_of_damaged_tracks_is_not_used_up(page: Any) -> None:
     left = int(page.locator("#queue-count").text_content())
     page.route(ASKED, lambda route: route.fulfill(status=422, json={"error": "it is damaged"}))
     page.keyboard.press("n")
-    page.wait_for_timeout(1000)
+    page.wait_for_function("document.querySelectorAll('.toast.bad').length === 3")
+    page.wait_for_timeout(500)
     assert page.locator(".toast.bad").count() == 3
     assert page.locator("#queue-count").text_content() == str(left - 3)
     assert page.locator("#now-title").text_content() == "Alpha"
@@ -391,7 +392,11 @@ def test_a_failure_of_another_time_skips_nothing(page: Any, listening: Listening
     page.wait_for_function("document.querySelector('#rows b').textContent === 'Alpha'")
     start(page, "Alpha")
     held: list[Any] = []
-    page.route(f"**/api/tracks/{listening.id('Beta')}", lambda route: held.append(route))
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route(f"**/api/tracks/{listening.id('Beta')}", hold)
     page.keyboard.press("n")
     page.wait_for_timeout(200)
     page.locator("#rows .open", has_text="Tone").click()
@@ -400,6 +405,23 @@ def test_a_failure_of_another_time_skips_nothing(page: Any, listening: Listening
     page.wait_for_timeout(500)
     assert page.locator("#now-title").text_content() == "Tone"
     assert page.locator(".toast.bad").count() == 0
+
+
+def test_further_rows_wait_for_a_server_that_is_gone(page: Any) -> None:
+    def many(route: Any) -> None:
+        content = route.fetch().json()
+        route.fulfill(json={"rows": 60 * content["rows"][:1], "more": True})
+
+    page.route("**/api/tracks?*start=0&*", many)
+    page.route("**/api/tracks?*start=60&*", lambda route: route.abort())
+    page.reload()
+    page.wait_for_function("document.querySelectorAll('#rows .row').length === 60")
+    page.locator("#rows .row").last.scroll_into_view_if_needed()
+    page.wait_for_selector("#gone:visible")
+    assert page.locator("#rows .row").count() == 60
+    with page.expect_response("**/api/tracks?*start=60&*"):
+        page.unroute("**/api/tracks?*start=60&*")
+    assert page.locator("#rows .row").count() == 60
 
 
 def test_a_waveform_is_asked_for_again(page: Any) -> None:

@@ -645,7 +645,7 @@ def test_the_queue_keeps_the_focus(page: Any) -> None:
 def test_space_opens_the_chooser_of_files(page: Any) -> None:
     page.get_by_role("tab", name="Work").click()
     page.locator("#files").focus()
-    page.evaluate("document.activeElement.addEventListener('click', (event) => { event.preventDefault(); window.asked = true; })")
+    page.evaluate("document.activeElement.addEventListener('click', (event) => { event.preventDefault(); window.asked = 1; })")
     page.keyboard.press("Space")
     page.wait_for_function("window.asked")
 

@@ -375,7 +375,7 @@ def test_the_queue_waits_for_a_server_that_is_gone(page: Any) -> None:
 def test_a_queue_of_damaged_tracks_is_not_used_up(page: Any) -> None:
     start(page, "Alpha")
     for _ in range(4):
-        page.get_by_role("button", name="Add to the queue: Tone").first.click()
+        page.get_by_role("button", name="Add to the queue: Tone").first.press("Enter")
     left = int(page.locator("#queue-count").text_content())
     page.route(ASKED, lambda route: route.fulfill(status=422, json={"error": "it is damaged"}))
     page.keyboard.press("n")
@@ -614,8 +614,8 @@ def test_the_keyboard_alone(page: Any, listening: Listening) -> None:
 def test_a_mouse_leaves_the_keys_to_the_player(page: Any) -> None:
     """What it removes from the queue is one track, and the space bar removes none."""
     start(page, "Alpha")
-    page.get_by_role("button", name="Add to the queue: Tone").first.click()
-    page.get_by_role("button", name="Add to the queue: Beta").first.click()
+    page.get_by_role("button", name="Add to the queue: Tone").first.press("Enter")
+    page.get_by_role("button", name="Add to the queue: Beta").first.press("Enter")
     page.get_by_role("tab", name="Queue").click()
     left = page.locator("#queue-rows .row").count()
     page.get_by_role("button", name="Remove from the queue: Beta").first.click()
@@ -629,7 +629,7 @@ def test_the_queue_keeps_the_focus(page: Any) -> None:
     focused = "document.activeElement.closest('#queue-rows .row').querySelector('b').textContent"
     start(page, "Alpha")
     for title in ("Tone", "Beta", "Alpha"):
-        page.get_by_role("button", name=f"Add to the queue: {title}").first.click()
+        page.get_by_role("button", name=f"Add to the queue: {title}").first.press("Enter")
     page.get_by_role("tab", name="Queue").click()
     page.locator("#queue-rows .open", has_text="Beta").first.focus()
     page.keyboard.press("n")

@@ -33,6 +33,7 @@ __all__ = ["listening"]
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update", "--autoplay-policy=no-user-gesture-required",
          "--js-flags=--expose-gc"]  # fmt: skip
+ASKED = re.compile(r"/api/(tracks/\d+|state)$")
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 
 # What goes to the loudspeakers is recorded beside it, in the audio thread.
@@ -345,6 +346,93 @@ def test_a_server_that_is_gone_comes_back(window: Callable[..., Any], listening:
         process.wait(90)
 
 
+def test_a_page_that_was_opened_without_its_server_begins_later(page: Any) -> None:
+    page.route("**/api/state", lambda route: route.abort())
+    page.reload()
+    page.wait_for_selector("#library-notice.bad:visible")
+    page.unroute("**/api/state")
+    page.wait_for_selector("#rows .row")
+    assert page.locator("#library-notice").is_hidden()
+    assert page.locator("#tab-work").is_visible()
+
+
+def test_the_queue_waits_for_a_server_that_is_gone(page: Any) -> None:
+    page.select_option("#sort", "album")
+    page.wait_for_function("document.querySelector('#rows b').textContent === 'Alpha'")
+    start(page, "Beta")
+    page.wait_for_timeout(500)
+    left = page.locator("#queue-count").text_content()
+    page.route(ASKED, lambda route: route.abort())
+    page.wait_for_selector("#gone:visible")  # it is three seconds long
+    assert page.locator("#now-title").text_content() == "Beta"
+    assert page.locator("#queue-count").text_content() == left
+    page.unroute(ASKED)
+    page.wait_for_function("document.querySelector('#now-title').textContent === 'Tone'")
+    page.wait_for_selector("body.playing")
+    assert page.locator("#queue-count").text_content() == str(int(left) - 1)
+
+
+def test_a_queue_of_damaged_tracks_is_not_used_up(page: Any) -> None:
+    start(page, "Alpha")
+    for _ in range(4):
+        page.get_by_role("button", name="Add to the queue: Tone").first.press("Enter")
+    left = int(page.locator("#queue-count").text_content())
+    page.route(ASKED, lambda route: route.fulfill(status=422, json={"error": "it is damaged"}))
+    page.keyboard.press("n")
+    page.wait_for_function("document.querySelectorAll('.toast.bad').length === 3")
+    page.wait_for_timeout(500)
+    assert page.locator(".toast.bad").count() == 3
+    assert page.locator("#queue-count").text_content() == str(left - 3)
+    assert page.locator("#now-title").text_content() == "Alpha"
+
+
+def test_a_failure_of_another_time_skips_nothing(page: Any, listening: Listening) -> None:
+    """What is chosen while the track before it is looked up plays, whatever becomes of that."""
+    page.select_option("#sort", "album")
+    page.wait_for_function("document.querySelector('#rows b').textContent === 'Alpha'")
+    start(page, "Alpha")
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route(f"**/api/tracks/{listening.id('Beta')}", hold)
+    page.keyboard.press("n")
+    page.wait_for_timeout(200)
+    page.locator("#rows .open", has_text="Tone").click()
+    page.wait_for_function("document.querySelector('#now-title').textContent === 'Tone'")
+    held[0].fulfill(status=422, json={"error": "it is damaged"})
+    page.wait_for_timeout(500)
+    assert page.locator("#now-title").text_content() == "Tone"
+    assert page.locator(".toast.bad").count() == 0
+
+
+def test_further_rows_wait_for_a_server_that_is_gone(page: Any) -> None:
+    def many(route: Any) -> None:
+        content = route.fetch().json()
+        route.fulfill(json={"rows": 60 * content["rows"][:1], "more": True})
+
+    page.route("**/api/tracks?*start=0&*", many)
+    page.route("**/api/tracks?*start=60&*", lambda route: route.abort())
+    page.reload()
+    page.wait_for_function("document.querySelectorAll('#rows .row').length === 60")
+    page.locator("#rows .row").last.scroll_into_view_if_needed()
+    page.wait_for_selector("#gone:visible")
+    assert page.locator("#rows .row").count() == 60
+    with page.expect_response("**/api/tracks?*start=60&*"):
+        page.unroute("**/api/tracks?*start=60&*")
+    assert page.locator("#rows .row").count() == 60
+
+
+def test_a_waveform_is_asked_for_again(page: Any) -> None:
+    page.route("**/peaks/**", lambda route: route.abort())
+    start(page, "Alpha")
+    page.wait_for_selector("#gone:visible")
+    with page.expect_response("**/peaks/**") as answer:
+        page.unroute("**/peaks/**")
+    assert answer.value.ok
+
+
 @pytest.mark.parametrize("width", [360, 1280])
 def test_a_link_to_a_track_that_is_not_there(window: Callable[..., Any], width: int) -> None:
     page = window("#track=99999", viewport={"width": width, "height": 700})
@@ -439,8 +527,14 @@ def test_a_file_is_dropped_separated_and_played(page: Any, listening: Listening,
 def test_a_track_is_separated_while_one_looks(page: Any, listening: Listening) -> None:
     """The stems come in where the track was playing, by themselves."""
     start(page, "Tone")
+    page.keyboard.press("l")
+    page.locator("#tempo summary").click()
+    page.fill("#speed", "0.9")
     page.get_by_role("button", name="Separate", exact=True).click()
     page.wait_for_function("document.querySelectorAll('.lane').length === 4", timeout=120_000)
+    page.wait_for_selector(".toast:has-text('The stems are here')")
+    assert page.locator("#tempo-text").text_content() == "0.90×"
+    assert page.locator("#region").is_visible()
     assert listening.beet("demix", "--remove", "-y", "title:tone").returncode == 0
 
 
@@ -517,6 +611,45 @@ def test_the_keyboard_alone(page: Any, listening: Listening) -> None:
     assert page.evaluate("document.activeElement.matches('#tempo > summary')")
 
 
+def test_a_mouse_leaves_the_keys_to_the_player(page: Any) -> None:
+    """What it removes from the queue is one track, and the space bar removes none."""
+    start(page, "Alpha")
+    page.get_by_role("button", name="Add to the queue: Tone").first.press("Enter")
+    page.get_by_role("button", name="Add to the queue: Beta").first.press("Enter")
+    page.get_by_role("tab", name="Queue").click()
+    left = page.locator("#queue-rows .row").count()
+    page.get_by_role("button", name="Remove from the queue: Beta").first.click()
+    page.keyboard.press("Space")
+    page.wait_for_selector("body:not(.playing)")
+    assert page.locator("#queue-rows .row").count() == left - 1
+
+
+def test_the_queue_keeps_the_focus(page: Any) -> None:
+    """On its row while others go, and on the next when it goes."""
+    focused = "document.activeElement.closest('#queue-rows .row').querySelector('b').textContent"
+    start(page, "Alpha")
+    for title in ("Tone", "Beta", "Alpha"):
+        page.get_by_role("button", name=f"Add to the queue: {title}").first.press("Enter")
+    page.get_by_role("tab", name="Queue").click()
+    page.locator("#queue-rows .open", has_text="Beta").first.focus()
+    page.keyboard.press("n")
+    page.wait_for_function("document.querySelector('#queue-rows b').textContent === 'Beta'")
+    page.wait_for_timeout(300)
+    assert page.evaluate(focused) == "Beta"
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#now-title').textContent === 'Beta'")
+    page.wait_for_timeout(100)
+    assert page.evaluate(focused) == "Tone"
+
+
+def test_space_opens_the_chooser_of_files(page: Any) -> None:
+    page.get_by_role("tab", name="Work").click()
+    page.locator("#files").focus()
+    page.evaluate("document.activeElement.addEventListener('click', (event) => { event.preventDefault(); window.asked = 1; })")
+    page.keyboard.press("Space")
+    page.wait_for_function("window.asked")
+
+
 def test_keys_of_other_keyboards(page: Any) -> None:
     """Where / is on the 7 and [ on the 8, they are what they say, and 1 is where 1 is."""
     start(page, "Alpha")
@@ -578,6 +711,23 @@ def test_a_phone(window: Callable[..., Any]) -> None:
     page.get_by_role("button", name="Back to the library").tap()
     page.wait_for_selector("body:not(.deck-open)")
     page.locator("#query").tap()
+
+
+def test_a_phone_stays_where_it_is(window: Callable[..., Any]) -> None:
+    """The next track leaves whoever looks through the library there."""
+    page = window(**PHONE)
+    page.locator("#rows .open", has_text="Beta").tap()
+    page.wait_for_selector("body.playing.deck-open")
+    page.go_back()
+    page.wait_for_selector("body:not(.deck-open)")
+    page.wait_for_function("document.querySelector('#now-title').textContent !== 'Beta'")  # it is three seconds long
+    page.wait_for_selector("body.playing")
+    page.wait_for_timeout(300)
+    page.evaluate("document.dispatchEvent(new CustomEvent('reopen'))")
+    page.wait_for_selector("body:not(.playing)")
+    page.wait_for_timeout(300)
+    assert page.locator("body.deck-open").count() == 0
+    assert page.evaluate("document.activeElement.id") != "deck"
 
 
 # ---- form

@@ -128,8 +128,12 @@ def test_any_part_of_a_file_is_what_reading_it_through_gives(tmp_path: Path, nam
 
 def test_waveforms_are_the_loudest_and_the_power_of_each_span(listening: Listening) -> None:
     about = listening.about("Alpha")
-    for _ in range(2):  # computed, then kept
-        content = listening.get(f"api/tracks/{about['id']}/peaks/{about['version']}").content
+    for known in listening.base.rglob(f"{about['version']}.peaks"):
+        known.unlink()
+    for keeping in ("no-store", "private, max-age=86400"):  # computed, then kept
+        answer = listening.get(f"api/tracks/{about['id']}/peaks/{about['version']}")
+        assert answer.headers["Cache-Control"] == keeping
+        content = answer.content
         spans = np.frombuffer(content, np.uint8).reshape(-1, 4, 2)
         drums = listening.stem("Alpha", "drums")[: 7 * about["span_samples"]].reshape(7, -1)
         np.testing.assert_allclose(spans[:7, 1, 0], 255 * np.abs(drums).max(axis=1), atol=0.51)

@@ -67,8 +67,9 @@ def register(page: Blueprint, catalogue: Catalogue, opened: OpenLanes, waveforms
     @page.get("/api/tracks/<int:number>/peaks/<version>")
     def waveform(number: int, version: str) -> Response:
         _, found = sources(number, version)
-        answer = Response(waveforms.of(found), mimetype="application/octet-stream")
-        answer.headers["Cache-Control"] = f"private, max-age={_DAY_S}"
+        kept = waveforms.kept(found)
+        answer = Response(waveforms.growing(found) if kept is None else kept, mimetype="application/octet-stream")
+        answer.headers["Cache-Control"] = "no-store" if kept is None else f"private, max-age={_DAY_S}"
         return answer
 
     @page.get("/api/tracks/<int:number>/cover")

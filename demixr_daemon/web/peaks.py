@@ -53,13 +53,15 @@ class Peaks:
         self._lock = threading.Lock()
         self._begun: OrderedDict[str, _Growing] = OrderedDict()
 
-    def of(self, sources: Sources) -> Iterator[bytes]:
-        """The waveform, in parts as they become known."""
+    def kept(self, sources: Sources) -> bytes | None:
+        """The whole waveform, if it is known."""
         try:
-            yield self._kept(sources).read_bytes()
-            return
+            return self._path(sources).read_bytes()
         except OSError:
-            pass
+            return None
+
+    def growing(self, sources: Sources) -> Iterator[bytes]:
+        """The waveform, in parts as they become known; they end early where it takes too long."""
         with self._lock:
             growing = self._begun.get(sources.version)
             if growing is None:
@@ -71,7 +73,7 @@ class Peaks:
                 other.finish()
         yield from growing
 
-    def _kept(self, sources: Sources) -> Path:
+    def _path(self, sources: Sources) -> Path:
         return self._folder / f"{sources.version}.peaks"
 
     def _work(self) -> None:
@@ -97,7 +99,7 @@ class Peaks:
                 growing.add(part)
         finally:
             lanes.close()
-        kept = self._kept(growing.sources)
+        kept = self._path(growing.sources)
         kept.parent.mkdir(parents=True, exist_ok=True)
         new = kept.with_suffix(".new")
         new.write_bytes(growing.content)

@@ -1,6 +1,6 @@
 // Asking the server. Addresses are relative: the page may be mounted anywhere.
 
-export class Refused extends Error {
+class Refused extends Error {
   constructor(message, status) { super(message); this.status = status; }
 }
 
@@ -37,7 +37,15 @@ function lost(error) {
 }
 
 export const get = async (path, options) => (await send(path, options)).json();
-export const stream = async (path, options) => send(path, options);
+export async function* stream(path, options) {
+  const reader = (await send(path, options)).body.getReader();
+  for (;;) {
+    let part;
+    try { part = await reader.read(); } catch (error) { throw lost(error); }
+    if (part.done) return;
+    yield part.value;
+  }
+}
 export async function bytes(path, options) {
   const response = await send(path, options);
   try { return await response.arrayBuffer(); } catch (error) { throw lost(error); }

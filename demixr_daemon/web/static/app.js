@@ -6,7 +6,7 @@ import {drawHero, refuse, refused} from './hero.js';
 import {shutPop, wireKeys} from './keys.js';
 import {Library} from './library.js';
 import {Player} from './player.js';
-import {Work, bar, says} from './work.js';
+import {Work, bar, reason, says} from './work.js';
 
 const THEMES = ['auto', 'light', 'dark'];
 const player = new Player();
@@ -15,6 +15,7 @@ const library = new Library();
 const work = new Work();
 let state = {models: [], work: false};
 let queue = [];
+let listed = []; // the queue as it was shown last
 let current = null;
 
 // ---- theme
@@ -86,19 +87,22 @@ $('#hero-shut').addEventListener('click', shutDeck);
 
 // ---- playing
 
-async function play(id, {settings = {}, start = true, at = 0, onward = false} = {}) {
+// `open`: the user chose this track, and sees it; what follows by itself leaves a phone where it is.
+async function play(id, {settings = {}, start = true, at = 0, open = false, failed} = {}) {
   try {
-    if (!(await deck.open(id, settings, at))) return;
+    if (!(await deck.open(id, settings, at))) return false;
     current = id;
     library.mark(id);
-    openDeck(true);
+    if (open) openDeck(true);
     showCallout();
     showQueue();
     if (start) { history.replaceState(history.state, '', `#track=${id}`); await player.play(); }
+    return true;
   } catch (error) {
     if (deck.about) toast(error.message, 'bad');
-    else { refuse(error.message); openDeck(true); }
-    if (onward && UNPLAYABLE.includes(error.status)) next();
+    else { refuse(error.message); if (open) openDeck(true); }
+    failed?.(error);
+    return false;
   }
 }
 
@@ -107,21 +111,33 @@ library.addEventListener('play', ({detail}) => {
   queue = library.rows.slice(at + 1);
   played = library.rows.slice(0, at);
   playing = detail;
-  play(detail.id);
+  play(detail.id, {open: true});
 });
 library.addEventListener('enqueue', ({detail}) => { queue = [detail, ...queue]; showQueue(); toast(`Next: ${detail.title}`); });
 library.addEventListener('separate', async ({detail}) => { if (await work.separate(detail.id)) toast(`Separating ${detail.title}`); });
 
-const UNPLAYABLE = [404, 422];
+const UNPLAYABLE = [404, 422], MOST_FAILURES = 3;
 let played = [];
 let playing = null;
 
-function next() {
+// What cannot be played is passed over, a few times; if the server is gone, the queue waits for it, and goes on unless somebody
+// has chosen otherwise meanwhile.
+function next(failures = 0) {
   if (!queue.length) return;
-  if (playing) played.push(playing);
+  const before = playing;
+  if (before) played.push(before);
   playing = queue.shift();
   showQueue();
-  play(playing.id, {onward: true});
+  play(playing.id, {failed: ({status}) => {
+    if (UNPLAYABLE.includes(status) && failures + 1 < MOST_FAILURES) next(failures + 1);
+    if (status !== 0) return;
+    queue.unshift(playing);
+    if (before) played.pop();
+    playing = before;
+    showQueue();
+    const {request} = deck;
+    document.addEventListener('reach', () => { if (request === deck.request && !player.state.playing) next(); }, {once: true});
+  }});
 }
 function previous() {
   if (player.position_s > 3 || !played.length) { player.seek(0); return; }
@@ -129,25 +145,41 @@ function previous() {
   playing = played.pop();
   play(playing.id);
 }
-$('#next').addEventListener('click', next);
+$('#next').addEventListener('click', () => next());
 $('#previous').addEventListener('click', previous);
-player.addEventListener('ended', next);
+player.addEventListener('ended', () => next());
 document.addEventListener('play-first', () => $('#rows .open')?.click());
-document.addEventListener('reopen', () => play(current, {at: player.position_s, start: false}));
+document.addEventListener('reopen', () => reopen(false));
 
+// The track that is shown, from new files: as it is heard now.
+function reopen(start) {
+  const {speed, semitones: key, loop, position_s: at} = player;
+  return play(current, {settings: {speed, key, loop}, at, start});
+}
+
+// The focus stays on its row, or goes to what follows it.
 function showQueue() {
+  const list = $('#queue-rows');
+  const focused = list.contains(document.activeElement) && document.activeElement;
+  const kind = focused && (focused.matches('.open') ? '.open' : '.quiet');
+  const was = focused && $$(kind, list).indexOf(focused);
+  const place = queue.length - listed.length + was; // what comes and goes does so before it
+  const held = queue[place] === listed[was] ? place : place + 1;
+  listed = [...queue];
   $('#queue-count').hidden = !queue.length;
   $('#queue-count').textContent = queue.length;
   $('#queue-notice').hidden = queue.length > 0;
-  $('#queue-rows').replaceChildren(...queue.slice(0, 200).map((row, k) => el('li', {class: 'row'},
-    el('button', {class: 'open', onclick: () => { played.push(...[playing, ...queue.splice(0, k)].filter(Boolean)); playing = queue.shift(); play(playing.id); }},
+  list.replaceChildren(...queue.slice(0, 200).map((row, k) => el('li', {class: 'row'},
+    el('button', {class: 'open', onclick: () => jump(k)},
       cover(`tracks/${row.id}`, row.album || row.title), el('span', {class: 'names'}, el('b', {text: row.title}), el('small', {text: row.artist})), el('time', {text: clock(row.length)})),
-    el('button', {class: 'quiet', 'aria-label': `Remove from the queue: ${row.title}`, onclick: () => unqueue(k)}, icon('close')))));
+    el('button', {class: 'quiet', 'aria-label': `Remove from the queue: ${row.title}`, onclick: () => { queue.splice(k, 1); showQueue(); }}, icon('close')))));
+  if (focused) ($$(kind, list)[held] ?? $$(kind, list).at(-1) ?? $('#tab-queue')).focus();
 }
-function unqueue(k) {
-  queue.splice(k, 1);
+function jump(k) {
+  played.push(...[playing, ...queue.splice(0, k)].filter(Boolean));
+  playing = queue.shift();
   showQueue();
-  ($$('#queue-rows .quiet')[Math.min(k, queue.length - 1)] ?? $('#tab-queue')).focus();
+  play(playing.id, {open: true});
 }
 roam($('#queue-rows'), '.open');
 
@@ -162,7 +194,7 @@ function showCallout() {
   if (box.hidden) { box.dataset.shows = ''; return; }
   if (active) {
     box.dataset.shows = 'job';
-    box.replaceChildren(el('p', {}, el('b', {text: `${says(job)}`})), ...[job.reason ? el('p', {}, ...said(job.reason)) : null, bar(job)].filter(Boolean));
+    box.replaceChildren(el('p', {}, el('b', {text: `${says(job)}`})), ...[job.reason ? el('p', {}, ...said(reason(job))) : null, bar(job)].filter(Boolean));
     return;
   }
   if (box.dataset.shows === `choose ${current}`) return;
@@ -177,13 +209,11 @@ function showCallout() {
 }
 work.addEventListener('jobs', showCallout);
 work.addEventListener('adding', () => showTab('work'));
-work.addEventListener('play', ({detail}) => { playing = null; play(detail); });
+work.addEventListener('play', ({detail}) => { playing = null; play(detail, {open: true}); });
 work.addEventListener('done', async ({detail}) => {
   if ($('#library').scrollTop < 50) library.load();
   if (detail.item_id !== current || current === null) return;
-  const on = player.state.playing;
-  await play(current, {at: player.position_s, start: on});
-  toast('The stems are here');
+  if (await reopen(player.state.playing)) toast('The stems are here');
 });
 
 // ---- links
@@ -200,7 +230,7 @@ function followLink() {
   if (!Number.isInteger(id) || id <= 0 || id === current && !parts.has('mix')) return;
   const number = (name, low, high, otherwise) => { const value = Number(parts.get(name) ?? otherwise); return value >= low && value <= high ? value : otherwise; };
   const loop = (parts.get('loop') || '').match(/^(\d+)-(\d+)$/)?.slice(1).map(Number);
-  play(id, {settings: {mix: parts.get('mix'), speed: number('speed', 0.5, 1.5, 1), key: Math.round(number('key', -6, 6, 0)), loop}, start: false});
+  play(id, {settings: {mix: parts.get('mix'), speed: number('speed', 0.5, 1.5, 1), key: Math.round(number('key', -6, 6, 0)), loop}, start: false, open: true});
 }
 addEventListener('hashchange', followLink);
 
@@ -213,7 +243,7 @@ wireKeys({
   ArrowUp: () => deck.setVolume(Number($('#volume').value) + 5),
   ArrowDown: () => deck.setVolume(Number($('#volume').value) - 5),
   '[': () => deck.ruler.mark(0), ']': () => deck.ruler.mark(1), l: () => deck.ruler.toggleLoop(),
-  n: next, p: previous, 0: () => deck.resetMix(),
+  n: () => next(), p: previous, 0: () => deck.resetMix(),
   '/': () => { openDeck(false); showTab('library'); $('#query').focus(); },
   '?': () => $('#help').showModal(),
   Escape: () => { if (!shutPop()) shutDeck(); },
@@ -239,16 +269,19 @@ const LOOK_AGAIN_MS = 2000;
 document.addEventListener('reach', ({detail}) => {
   $('#gone').hidden = detail;
   if (!detail) lookAgain();
+  else if (!begun) begin();
 });
 function lookAgain() { setTimeout(() => api.get('state').catch((error) => { if (error.status === 0) lookAgain(); }), LOOK_AGAIN_MS); }
 
 // ---- begin
 
+let begun = false;
 async function begin() {
   try { state = await api.get('state'); } catch (error) {
     if (error.status !== 401) library.notice([el('b', {text: 'Something is wrong'}), ...said(error.message)], true);
     return;
   }
+  begun = true;
   library.canSeparate = state.work;
   $('#tab-work').hidden = !state.work;
   $('#drop').hidden = !state.upload_mb;

@@ -26,7 +26,8 @@ export class Deck {
   // Show a track and make it ready to play; `settings`: {mix, speed, key, loop} of a link, or nothing.
   async open(id, settings = {}, at = 0) {
     const request = this.request = Symbol('open');
-    const about = await api.get(`tracks/${id}`);
+    let about;
+    try { about = await api.get(`tracks/${id}`); } catch (error) { if (request === this.request) throw error; }
     if (request !== this.request) return false;
     this.about = about;
     this.mix = new Mix(about.lanes);
@@ -42,8 +43,7 @@ export class Deck {
     await this.setTempo(settings.speed || 1, settings.key || 0);
     $('#elapsed').textContent = ''; // said anew, with the new length
     this.moved();
-    this.waveforms.show(about, $$('.lane').map((lane) => $$('canvas', lane)), (lane) => getComputedStyle($$('.lane')[lane]).getPropertyValue('--c'))
-      .catch((error) => toast(error.message, 'bad'));
+    this.waveforms.show(about, $$('.lane').map((lane) => $$('canvas', lane)), (lane) => getComputedStyle($$('.lane')[lane]).getPropertyValue('--c'));
     return true;
   }
 
@@ -256,7 +256,7 @@ export class Deck {
   }
 }
 
-export function fillRange(input) {
+function fillRange(input) {
   const [min, max] = [Number(input.min), Number(input.max)];
   input.style.setProperty('--v', `${(100 * (input.value - min)) / (max - min)}%`);
 }

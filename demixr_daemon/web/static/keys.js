@@ -16,17 +16,17 @@ export function wireKeys(keys, lane) {
       lane(digit - 1, event.shiftKey);
       return;
     }
-    const pressing = event.key === ' ' && event.target.closest?.('button, summary, a, [role=tab]');
+    const pressing = event.key === ' ' && event.target.closest?.('button, summary, a, [role=tab], input[type=file]');
     const sliding = event.key.startsWith('Arrow') && event.target.matches?.('input[type=range]');
     if (pressing || sliding || !keys[event.key]) return;
     event.preventDefault();
     keys[event.key](event);
   });
-  // a mouse leaves no focus on what it pressed: the space bar plays
+  // a mouse leaves no focus on what it pressed, nor on what then takes its place: the space bar plays
   addEventListener('click', (event) => {
     if (event.detail) event.target.closest('button, summary')?.blur();
     for (const pop of $$('details.pop[open]')) if (!pop.contains(event.target)) pop.open = false;
-  });
+  }, {capture: true});
   addEventListener('pointerup', (event) => { if (event.pointerType === 'mouse' && event.target.matches?.('input[type=range]')) event.target.blur(); });
 }
 

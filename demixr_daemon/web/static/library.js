@@ -20,7 +20,7 @@ export class Library extends EventTarget {
       $('#rows button')?.focus();
     });
     roam($('#rows'), '.open, .album');
-    document.addEventListener('reach', ({detail}) => { if (detail && this.failed) this.load(); });
+    document.addEventListener('reach', ({detail}) => { if (detail) this.missed?.(); });
     $('#library .search').addEventListener('submit', (event) => { event.preventDefault(); this.load(); });
     $('#stems').addEventListener('change', () => this.load());
     $('#sort').addEventListener('change', () => this.load());
@@ -42,7 +42,7 @@ export class Library extends EventTarget {
     try {
       const {rows, more} = await api.get(`${this.kind}?${query}`);
       if (request !== this.request) return;
-      this.failed = false;
+      this.missed = null;
       this.rows = further ? [...this.rows, ...rows] : rows;
       this.more = more;
       const list = $('#rows');
@@ -56,7 +56,8 @@ export class Library extends EventTarget {
       this.mark(this.current);
     } catch (error) {
       if (request !== this.request) return;
-      this.failed = error.status === 0;
+      this.missed = error.status === 0 ? () => this.load(further) : null;
+      if (further && this.missed) return;
       $('#rows').replaceChildren();
       this.rows = [];
       if (error.status !== 401) this.notice([el('b', {text: error.status === 400 ? 'Not quite a query' : 'Something is wrong'}), ...said(error.message)], true);

@@ -1,5 +1,6 @@
 // Waveforms: fetched as they become known, drawn as bars; once dim, once lit, and the lit one is cut at the position.
 import * as api from './api.js';
+import {toast} from './dom.js';
 
 const BAR_PX = 2, GAP_PX = 1;
 const REDRAW_MS = 120;
@@ -18,18 +19,19 @@ export class Waveforms {
     this.content = new Uint8Array(this.spans * this.lanes * 2);
     this.draw();
     try {
-      const response = await api.stream(`tracks/${about.id}/peaks/${about.version}`, {signal: controller.signal});
-      const reader = response.body.getReader();
       let drawn = 0;
-      for (;;) {
-        const {done, value} = await reader.read();
-        if (done) break;
-        this.content.set(value.subarray(0, this.content.length - this.known), this.known);
-        this.known = Math.min(this.content.length, this.known + value.length);
+      for await (const part of api.stream(`tracks/${about.id}/peaks/${about.version}`, {signal: controller.signal})) {
+        this.content.set(part.subarray(0, this.content.length - this.known), this.known);
+        this.known = Math.min(this.content.length, this.known + part.length);
         if (performance.now() - drawn > REDRAW_MS) { this.draw(); drawn = performance.now(); }
       }
-      this.draw();
-    } catch (error) { if (error.name !== 'AbortError') throw error; }
+    } catch (error) {
+      if (error.name === 'AbortError') return;
+      if (error.status !== 0) toast(error.message, 'bad');
+    }
+    this.draw();
+    if (this.known === this.content.length) return;
+    document.addEventListener('reach', () => this.show(about, canvases, colour), {once: true, signal: controller.signal});
   }
 
   draw() {

@@ -48,11 +48,14 @@ export class Work extends EventTarget {
     };
   }
 
-  later() { this.polling = setTimeout(() => this.poll(), POLL_MS); }
+  later() {
+    clearTimeout(this.polling);
+    this.polling = setTimeout(() => this.poll(), POLL_MS);
+  }
 
   async poll() {
     try { this.show(await api.get('work')); } catch (error) { this.notice(error.message); }
-    if (!document.hidden) this.later();
+    if (!document.hidden && this.source.readyState === EventSource.CLOSED) this.later();
   }
 
   notice(text) {
@@ -91,7 +94,7 @@ export class Work extends EventTarget {
   }
 
   job(job, old) {
-    const focused = old?.contains(document.activeElement) ? document.activeElement.dataset.does ?? 'play' : null;
+    const focused = old?.contains(document.activeElement) ? document.activeElement.dataset.does : null;
     const ended = ENDED.includes(job.state);
     const button = (name, label, action) => el('button', {class: 'quiet', 'aria-label': `${label}: ${job.title}`, title: label, data: {does: name}, onclick: action}, icon(name));
     const names = el('div', {class: 'names'}, job.state === 'done' && job.item_id !== null
@@ -155,7 +158,7 @@ export function bar(job) {
 }
 
 // A reason begins with what it is about; the job's title has said that.
-function reason({reason: text, title, source}) {
+export function reason({reason: text, title, source}) {
   const told = [title, source].find((name) => text.startsWith(`${name}: `));
   return told ? text.slice(told.length + 2) : text;
 }

@@ -47,13 +47,14 @@ def load(model: Model, options: Options) -> LoadedModel:
     Torch is imported here, not before. What it brings stays to the end: to look for garbage among it meanwhile, and when the
     process ends, would take a second.
     """
-    first = "torch" not in sys.modules
+    first = "torch" not in sys.modules and gc.isenabled()
     if first:
         gc.disable()
     try:
         from demixr_daemon.separation import loading
     finally:
-        gc.enable()
+        if first:
+            gc.enable()
     if first:
         gc.freeze()
     return loading.load(model, options)
@@ -177,6 +178,10 @@ def demix(
             made.write_manifest(place)
         except OSError as error:
             raise output_error(error, folder.parent) from error
+        except RuntimeError as error:  # torch's, of a GPU whose memory is full or whose driver gave up
+            if loaded.device == "cpu":
+                raise
+            raise SettingError(f"{shown(path)}: the GPU failed: {str(error).splitlines()[0]}; take device: cpu") from error
         stems.publish(place, folder)
     return made
 

@@ -206,6 +206,7 @@ def publish(place: Path, folder: Path) -> None:
             place.rename(folder)
         else:
             _keep_strangers(folder, place)
+            _sync(place)
             old = _hidden(folder, "old")
             if _exchange(place, folder):
                 place.rename(old)
@@ -227,17 +228,23 @@ def _keep_strangers(folder: Path, place: Path) -> None:
     if in_the_way:
         raise OutputError(f"{shown(in_the_way[0])} is in the way and is no stem of ours; move it away and run again")
     for path in strangers:
-        if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, place / path.name, symlinks=True, copy_function=_link)
-        else:
-            _link(path, place / path.name)
+        _link(path, place / path.name)
 
 
-def _link(file: Path | str, new: Path | str) -> None:
+def _link(path: Path, new: Path) -> None:
+    """The same file or folder under another name, too."""
+    if path.is_dir() and not path.is_symlink():
+        new.mkdir()
+        for inside in path.iterdir():
+            _link(inside, new / inside.name)
+        shutil.copystat(path, new)
+        return
     try:
-        os.link(file, new, follow_symlinks=False)
+        os.link(path, new, follow_symlinks=False)
     except OSError:  # a file system without links
-        shutil.copy2(file, new, follow_symlinks=False)
+        shutil.copy2(path, new, follow_symlinks=False)
+        if not new.is_symlink():
+            _sync(new)
 
 
 def remove(folder: Path) -> bool:

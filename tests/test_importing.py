@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from demixr_daemon import stems
 from demixr_daemon.errors import AudioError, CrashError, GoneError
 from demixr_daemon.jobs.child import Child
+from demixr_daemon.worker.staging import decoding
 from tests.daemon_home import Home
 
 # A plugin of beets that kills the process at the n-th time of an event, once.
@@ -123,6 +125,33 @@ def test_what_beet_does_to_a_half_imported_album_stays(home: Home, keeper: Calla
     assert tracks(home) == ["01 Title 1.flac", "02 Other.flac", "03 Title 3.flac"]
     assert {os.path.relpath(path, home.music) for path in home.fields("$path")} == {item["path"] for item in answer["items"]}
     assert list(source.glob("*.flac")) == []
+
+
+def test_a_file_that_was_damaged_by_the_kill_is_copied_anew(home: Home, keeper: Callable[..., Any]) -> None:
+    """As a kill in the midst of writing tags leaves one."""
+    source = album(home)
+    killed(home, keeper, source, "import_task_files", 1)
+    [moved] = home.music.rglob("02 Title 2.flac")
+    moved.write_bytes(moved.read_bytes()[: moved.stat().st_size // 2])
+    answer = keeper("import", path=str(source))
+    assert (len(answer["items"]), answer["bad"]) == (3, [])
+    assert tracks(home) == [f"0{number} Title {number}.flac" for number in (1, 2, 3)]
+    assert decoding([Path(path) for path in home.fields("$path")])[1] == []
+
+
+def test_a_half_imported_album_on_another_file_system_is_taken_back(home: Home, keeper: Callable[..., Any]) -> None:
+    elsewhere = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        (home.music / "Foo").symlink_to(elsewhere)
+        source = album(home)
+        killed(home, keeper, source, "import_task_files", 1)
+        assert len(list(elsewhere.rglob("*.flac"))) == 3
+        home.beet("modify", "-y", "-W", "-M", "title::.", "mine=kept")
+        assert len(keeper("import", path=str(source))["items"]) == 3
+        assert home.fields("$title|$mine", "title::.") == [f"Title {number}|kept" for number in (1, 2, 3)]
+        assert sorted(path.name[:2] for path in elsewhere.rglob("*.flac")) == ["01", "02", "03"]
+    finally:
+        shutil.rmtree(elsewhere)
 
 
 def test_an_original_that_changed_is_imported_as_it_is_now(home: Home, keeper: Callable[..., Any]) -> None:

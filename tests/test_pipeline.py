@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -288,3 +289,25 @@ def test_m4a_with_alac(tmp_path: Path, small: LoadedModel) -> None:
     audio = made_mixture(2.0)
     path = encode(tmp_path / "a.m4a", audio, 44100, "alac", "s16p", "ipod")
     np.testing.assert_allclose(total(demix(path, small)), audio, atol=1 / 32768)
+
+
+_MANY = """
+import resource
+import sys
+from pathlib import Path
+from demixr_daemon import pipeline
+from demixr_daemon.separation.models import ModelStore
+from demixr_daemon.settings import Options
+model = pipeline.load(ModelStore().find("demixr-small"), Options())
+for number in range(24):
+    pipeline.demix(Path(sys.argv[1]), model, folder=Path(sys.argv[2]) / str(number))
+    print(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6, flush=True)
+"""
+
+
+def test_many_tracks_take_no_more_memory_than_a_few(song: Song, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _MANY, song("a.flac", seconds=20.0), tmp_path],
+                          capture_output=True, text=True, check=True, timeout=600)  # fmt: skip
+    resident_mb = [float(line) for line in done.stdout.split()]
+    assert len(resident_mb) == 24
+    assert max(resident_mb[12:]) < max(resident_mb[4:12]) + 10, resident_mb

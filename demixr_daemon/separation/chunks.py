@@ -23,7 +23,7 @@ from demixr_daemon.separation.networks import Network
 class Grid:
     """How a track is cut for the LSTMs. Lengths in frames: 1 frame = 1024 samples = 23.2 ms."""
 
-    chunk_frames: int = 4096
+    chunk_frames: int = 6144
     """Frames that a chunk contributes."""
     ahead_frames: int = 5120
     """Frames behind the chunk that its backward direction hears first; ``benchmarks.quantization --ahead`` draws the curve."""
@@ -98,7 +98,9 @@ class _Track:
     def chunk(self, frames: int) -> tuple[Tensor, Tensor]:
         """The next ``frames``: what was encoded, and what the last layer gives; all that waits is heard."""
         network = self._network
-        features = x = torch.cat(self.parts)
+        x = torch.cat(self.parts)
+        self.parts = [x[frames:].clone()]  # a view would keep the whole
+        features = x[:frames].clone()
         for layer in range(network.layers):
             last = layer == network.layers - 1
             given = network.hidden(frames if last else len(x))
@@ -113,6 +115,5 @@ class _Track:
                     heard = network.run(layer, True, x[frames:], None, None if last else given[frames:])
                 network.run(layer, True, x[:frames], heard, given[:frames])
             x = given
-        self.parts = [features[frames:].clone()]  # a view would keep the whole
-        return features[:frames].clone(), x
+        return features, x
 

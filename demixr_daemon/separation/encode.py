@@ -21,7 +21,8 @@ from demixr_daemon.errors import SettingError
 from demixr_daemon.separation.decode import BLOCK_SAMPLES, Block
 from demixr_daemon.separation.files import FLOAT_BITS, FORMATS, FFmpegSink, Sink, SndfileSink, filename
 
-Integers = NDArray[np.int32]
+Integers = NDArray[np.int16] | NDArray[np.int32]
+
 
 class StemWriter:
     """Writes the stems of one track into a folder, block by block. A context manager; leaving it closes the files.
@@ -89,14 +90,19 @@ class StemWriter:
                 self._sinks[stem].write(block)
             return
         full_scale = float(1 << (self._bits - 1))
-        # Integers in double precision: exact to 2^53, so that sums cannot lose a bit.
+        # Products with a power of two and whole numbers are exact in floating point; sums are, in double precision.
         whole = mixture.astype(np.float64) * full_scale
-        rounded = {stem: np.rint(block.astype(np.float64) * full_scale) for stem, block in estimates.items()}
+        rounded = {stem: np.rint(block * np.float32(full_scale)) for stem, block in estimates.items()}
         for stem, values in self._derived(whole, rounded).items():
-            self.peaks[stem] = max(self.peaks[stem], float(np.abs(values).max(initial=0.0)) / full_scale)
-            exact = np.rint(values)
-            fitting = np.clip(exact, -full_scale, full_scale - 1)
-            self._overflow[stem].write(exact - fitting)
+            exact = np.rint(values, out=values)
+            highest, lowest = float(exact.max(initial=0.0)), float(exact.min(initial=0.0))
+            self.peaks[stem] = max(self.peaks[stem], highest / full_scale, -lowest / full_scale)
+            fitting = exact
+            if highest > full_scale - 1 or lowest < -full_scale:
+                fitting = np.clip(exact, -full_scale, full_scale - 1)
+                self._overflow[stem].write(exact.astype(np.float64) - fitting)
+            else:
+                self._overflow[stem].skip(exact.size)
             self._sinks[stem].write(self._container_integers(fitting))
 
     def _derived(self, mixture: NDArray[Any], estimates: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -104,7 +110,10 @@ class StemWriter:
         wanted: dict[str, NDArray[Any]] = {}
         for stem in self._stems:
             if stem == "other":
-                wanted[stem] = mixture - sum(block for name, block in estimates.items() if name != "other")
+                wanted[stem] = mixture.copy()
+                for name, block in estimates.items():
+                    if name != "other":
+                        wanted[stem] -= block
             elif stem == "instrumental":
                 wanted[stem] = mixture - estimates["vocals"]
             else:
@@ -148,8 +157,10 @@ class StemWriter:
         while len(block := source.read(BLOCK_SAMPLES, dtype="int32", always_2d=True)):
             yield (block >> (32 - self._bits)) + self._overflow[stem].read(block.shape)
 
-    def _container_integers(self, values: NDArray[np.float64]) -> Integers:
-        """libsndfile takes 32-bit integers and keeps the upper bits."""
+    def _container_integers(self, values: NDArray[np.floating[Any]]) -> Integers:
+        """libsndfile takes 16-bit integers, or 32-bit ones of which it keeps the upper bits."""
+        if self._bits == 16:
+            return values.astype(np.int16)
         return values.astype(np.int32) << (32 - self._bits)
 
     def _sink(self, path: Path) -> Sink:
@@ -197,6 +208,9 @@ class _Overflow:
             entries["excess"] = flat[where]
             self._file.write(entries.tobytes())
         self._position += flat.size
+
+    def skip(self, samples: int) -> None:
+        self._position += samples
 
     def rewind(self) -> None:
         self._position = 0

@@ -64,14 +64,23 @@ def load(
         states = _cached_int8(model, cache or platformdirs.user_cache_path("demixr") / "int8")
         networks = {target: int8.Int8Network(state) for target, state in states.items()}
     else:
-        if options.device == "cuda" and not torch.cuda.is_available():
-            raise SettingError(f"demix.device: torch {torch.__version__} finds no CUDA device; take device: cpu, or install a "
-                               "CUDA build of torch and NVIDIA's driver")  # fmt: skip
+        if options.device == "cuda":
+            _try_cuda()
         dtype = torch.float16 if options.quantization == "fp16" else torch.float32
         networks = {target: FloatNetwork(net, options.device, dtype) for target, net in targets(model).items()}
     grid = grid or _grid(list(networks.values()), options)
     threads = options.threads or len(os.sched_getaffinity(0))
     return LoadedModel(model, options, OpenUnmixBackend(networks, niter=options.niter, grid=grid, threads=threads))
+
+
+def _try_cuda() -> None:
+    if not torch.cuda.is_available():
+        raise SettingError(f"demix.device: torch {torch.__version__} finds no CUDA device; take device: cpu, or install a CUDA "
+                           "build of torch and NVIDIA's driver")  # fmt: skip
+    try:
+        torch.zeros(8, device="cuda").sum().item()
+    except RuntimeError as error:  # too old for this torch, or taken by another process
+        raise SettingError(f"demix.device: the GPU does not work: {str(error).splitlines()[0]}; take device: cpu") from error
 
 
 def _grid(networks: list[Network], options: Options) -> Grid:
@@ -82,6 +91,7 @@ def _grid(networks: list[Network], options: Options) -> Grid:
     frame_mb = 3.1 * sum(network.hidden(1).nbytes for network in networks) / 1e6
     free_mb = 0.88 * options.memory - _resident_mb() - _WINDOW_MB
     frames = _LONGEST_CHUNK if options.device == "cuda" else int(free_mb / frame_mb) - Grid.ahead_frames
+    frames = frames // 2048 * 2048  # a page more or less must not move the chunks
     return Grid(chunk_frames=min(max(frames, Grid.chunk_frames), _LONGEST_CHUNK))
 
 

@@ -116,11 +116,12 @@ def _block_dots(typing: Any, weights: Any, hidden: Any, sums: Any, fours: Any) -
 
 
 @numba.njit(error_model="numpy")
-def _dots(weights, hidden, sums):  # type: ignore[no-untyped-def]
-    """``sums = weights @ hidden`` in integers, rows in the order of :func:`pack`."""
+def _dots(weights, hidden, sums, backwards):  # type: ignore[no-untyped-def]
+    """``sums = weights @ hidden`` in integers, rows in the order of :func:`pack`, ``backwards`` from the last block on."""
     blocks, fours, rows, _ = weights.shape
     if _WITH_VNNI:
-        for block in range(blocks):
+        for number in range(blocks):
+            block = blocks - 1 - number if backwards else number
             _block_dots(
                 _address(weights, block * fours * rows * 4), _address(hidden, 0), _address(sums, block * rows * 4), fours
             )
@@ -168,7 +169,8 @@ def run(gates, weights, scales, hidden, cell, outputs, reverse):  # type: ignore
     half, one_step, rounding = np.float32(0.5), np.float32(ZERO - 1), np.float32(ZERO + 0.5)
     for number in range(frames):
         frame = frames - 1 - number if reverse else number
-        _dots(weights, hidden, sums)
+        # To and fro: the weights read last are those that a cache too small for all of them still holds.
+        _dots(weights, hidden, sums, number % 2 == 1)
         for block in range(len(weights)):
             whole = slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS)
             gate, total, scale = gates[frame, whole], sums[whole], scales[whole]

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from demixr_daemon.separation.stft import BINS
 
+_GATE_FRAMES = 2048
+"""Frames whose gates, 16 bytes a unit, are there at a time."""
+
 
 class Network(Protocol):
     """What separates one target. Frames lie first; activations are whatever the implementation likes."""
@@ -82,9 +85,12 @@ class FloatNetwork:
 
     def run(self, layer: int, reverse: bool, inputs: Tensor, state: Any, outputs: Tensor | None) -> Any:
         """See :meth:`Network.run`."""
-        given, state = self._lstm[layer][reverse](inputs.flip(0) if reverse else inputs, state)
-        if outputs is not None:
-            outputs[:, reverse * self._units : (reverse + 1) * self._units] = given.flip(0) if reverse else given
+        starts = range(0, len(inputs), _GATE_FRAMES)
+        for start in reversed(starts) if reverse else starts:
+            part = slice(start, start + _GATE_FRAMES)
+            given, state = self._lstm[layer][reverse](inputs[part].flip(0) if reverse else inputs[part], state)
+            if outputs is not None:
+                outputs[part, reverse * self._units : (reverse + 1) * self._units] = given.flip(0) if reverse else given
         return state
 
     def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor, target: Tensor) -> None:

@@ -56,7 +56,7 @@ class Backend(Protocol):
 
 
 class OpenUnmixBackend:
-    """Open-Unmix networks, fp32 or int8.
+    """Open-Unmix networks.
 
     :param networks: by target. Without ``other`` among them, it is what the rest leaves of the mixture.
     :param grid: how tracks are cut; the result hardly depends on it.

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from demixr_daemon import library, stems
 from demixr_daemon.configuration import Configuration
 from demixr_daemon.errors import AudioError, GoneError, shown
 from demixr_daemon.intake import scan
+from demixr_daemon.separation.decode import fingerprint
 from demixr_daemon.worker import staging
 from demixr_daemon.worker.unfinished import JOB_FIELD, Unfinished, items_of, note
 
@@ -172,7 +173,7 @@ class Importing:
         """The copies of what is imported: those that are there, where they are whole and the originals are what they were."""
         copies = place / "files" / source.name
         before = staging.read(place / "staged")
-        if before is None or before["originals"] != stats or len(scan.tracks(copies)) != len(stats):
+        if before is None or before["originals"] != stats or not _whole(copies, stats):
             self._undo(place, key)
             place.mkdir(parents=True, exist_ok=True)
             staging.stage(source, [Path(name) for name in stats], place / "files", self._way)
@@ -194,6 +195,14 @@ class Importing:
             begun.undo()
         if place.exists() and not (place / "complete").exists():
             shutil.rmtree(place)
+
+
+def _whole(copies: Path, originals: Iterable[str]) -> bool:
+    """Whether the copies sound as the originals do: a kill while tags were written can have left one damaged."""
+    try:
+        return sorted(map(fingerprint, scan.tracks(copies))) == sorted(fingerprint(Path(name)) for name in originals)
+    except AudioError:
+        return False
 
 
 class _Session(TerminalImportSession):

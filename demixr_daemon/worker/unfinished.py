@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from beets.dbcore.query import MatchQuery, PathQuery
+from beets.dbcore.query import PathQuery
 from beets.library import Item, Library
 from beets.util import prune_dirs
 
@@ -22,7 +23,9 @@ JOB_FIELD = "demixr_job"
 
 def items_of(lib: Library, key: str) -> list[Item]:
     """The items that a job imported."""
-    return list(lib.items(MatchQuery(JOB_FIELD, key, fast=False)))
+    with lib.transaction() as transaction:  # beets' own queries look at flexible fields in Python, item by item
+        rows = transaction.query("SELECT entity_id FROM item_attributes WHERE key = ? AND value = ?", (JOB_FIELD, key))
+    return [item for row in rows if (item := lib.get_item(row[0]))]
 
 
 def note(moves: Path, source: bytes, destination: bytes) -> None:
@@ -50,6 +53,7 @@ class Unfinished:
         files, and flexible fields survive. Order of writes: line → item → file, so that this can be killed, too.
         """
         self._note_strayed()
+        complete = True
         for source, destination in self._moved():
             item = self._at(destination)
             if source.exists() or not destination.is_file() or not (item is None or self._mine(item)):
@@ -58,10 +62,13 @@ class Unfinished:
                 item.path = os.fsencode(source)
                 item.store()
             source.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(OSError):  # of another file system: then the copies are not whole, and are made anew
-                destination.rename(source)
+            try:
+                shutil.move(destination, source)
+            except OSError:  # then the copies are not whole, and are made anew
+                complete = False
             self._prune(destination)
-        self._moves.unlink(missing_ok=True)
+        if complete:
+            self._moves.unlink(missing_ok=True)
 
     def undo(self) -> None:
         """Leave nothing of it: its items leave the library, its files the music folder."""

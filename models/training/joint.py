@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,14 +59,14 @@ class JointNetworks(nn.Module):
                 setattr(self.nets[target], name, copy.deepcopy(getattr(first, name)))
         self.tied = False
 
-    def forward(self, mixture: torch.Tensor, judged: slice = slice(None)) -> dict[str, torch.Tensor]:
-        """Magnitudes ``(batch, 2, bins, frames)`` to one such tensor per target, of the ``judged`` frames."""
+    def forward(
+        self, mixture: torch.Tensor, judged: slice = slice(None), targets: Sequence[str] = TARGETS
+    ) -> dict[str, torch.Tensor]:
+        """Magnitudes ``(batch, 2, bins, frames)`` to one such tensor for each of ``targets``, of the ``judged`` frames."""
         by_frame = mixture.permute(3, 0, 1, 2)
-        features = {target: self._trunk(target, by_frame) for target in (TARGETS[:1] if self.tied else TARGETS)}
-        return {
-            target: _head(self.nets[target], features.get(target, features[TARGETS[0]])[judged], by_frame[judged])
-            for target in TARGETS
-        }
+        trunks = {target: TARGETS[0] if self.tied else target for target in targets}
+        features = {target: self._trunk(target, by_frame) for target in set(trunks.values())}
+        return {target: _head(self.nets[target], features[trunks[target]][judged], by_frame[judged]) for target in targets}
 
     def _trunk(self, target: str, by_frame: torch.Tensor) -> torch.Tensor:
         """Magnitudes ``(frames, batch, 2, bins)`` to features ``(frames, batch, hidden)``, as in ``OpenUnmix.forward``.

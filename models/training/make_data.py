@@ -27,7 +27,7 @@ SYLLABLES = ("/usr/share/klettres", "/usr/share/ktuberling/sounds")
 MMA_LIBRARY = "/usr/share/mma/lib"
 
 
-def _write(folder: Path, sounds: dict[str, NDArray[np.float32]]) -> None:
+def write_song(folder: Path, sounds: dict[str, NDArray[np.float32]]) -> None:
     """Write each ``(samples, channels)`` sound as ``<folder>/<target>.flac``; the folder appears when complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as made:
@@ -52,7 +52,7 @@ def _make_bands(options: argparse.Namespace) -> None:
         started_s = time.monotonic()
         rng = np.random.default_rng([options.seed, 0, index])
         with tempfile.TemporaryDirectory() as work:
-            _write(folder, make_accompaniment(Path(work), soundfonts, grooves, options.seconds, options.synth_share, rng))
+            write_song(folder, make_accompaniment(Path(work), soundfonts, grooves, options.seconds, options.synth_share, rng))
         print(f"{folder.name} made in {time.monotonic() - started_s:.1f} s", flush=True)
 
 
@@ -68,7 +68,7 @@ def _make_voices(options: argparse.Namespace) -> None:
             continue
         started_s = time.monotonic()
         rng = np.random.default_rng([options.seed, 1, index])
-        _write(folder, {"vocals": sung_take(singers, options.seconds, rng)})
+        write_song(folder, {"vocals": sung_take(singers, options.seconds, rng)})
         print(f"{folder.name} made in {time.monotonic() - started_s:.1f} s", flush=True)
 
 

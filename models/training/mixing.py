@@ -6,17 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from demixr_daemon.separation.stft import BINS, HOP_SAMPLES, N_FFT
 from models.training.colouring import WOBBLE_SHARES, Sound, at_speed, coloured, eq_curve, panned
-from models.training.songs import TARGETS, Library, Song, Stem
+from models.training.songs import ACCOMPANIMENT, FILES, TARGETS, Library, Song, Stem
 
 SPEEDS = (0.84, 0.89, 0.94, 1.0, 1.0, 1.0, 1.06, 1.12, 1.19)  # three semitones down to three up
 PRESENCE = {"vocals": 0.92, "drums": 0.9, "bass": 0.88, "other": 0.93}
-LEVEL_DB = {"vocals": -2.0, "drums": -0.5, "bass": 0.0, "other": 0.0}
+LEVEL_DB = {"vocals": -2.0, "drums": -0.5, "bass": 0.0, "other": 0.0, ACCOMPANIMENT: 4.0}
 LEVEL_SPREAD_DB = 3.5
 MASTER_DB = (-12.0, 5.0)
 WHOLE_SHARE = 0.2  # share of draws that are a song's own four stems at one moment
+RECORD_SHARE = 0.4  # and that are vocals over a record without any, where there are such
 VOCALS_CUT_HZ = (70.0, 160.0)  # every record has its vocals cut somewhere there
 BASS_CUT_HZ = (200.0, 350.0)  # for ``other`` of songs whose bass sits there
 
@@ -32,16 +34,17 @@ class Batch:
     mixture: torch.Tensor  # (batch, 2, BINS, frames)
     judged: slice  # the frames of ``targets``
     targets: dict[str, torch.Tensor]  # (batch, 2, BINS, judged frames)
+    records: torch.Tensor  # (batch,), bool: of these only the vocals are known
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
         targets = {name: value.to(device) for name, value in self.targets.items()}
-        return Batch(self.mixture.to(device), self.judged, targets)
+        return Batch(self.mixture.to(device), self.judged, targets, self.records.to(device))
 
 
 @dataclass(frozen=True)
 class Part:
-    """One target of one mixture."""
+    """One target of one mixture, or its accompaniment."""
 
     sound: Sound  # (samples, 2)
     low_cut_hz: float
@@ -65,11 +68,11 @@ def _stem_crop(stem: Stem, length: int, rng: np.random.Generator) -> Sound:
     return coloured(sound, stem.target, rng)
 
 
-def _random_parts(library: Library, length: int, rng: np.random.Generator) -> dict[str, Part]:
+def _random_parts(library: Library, length: int, targets: tuple[str, ...], rng: np.random.Generator) -> dict[str, Part]:
     """Stems of unrelated songs, by target."""
     parts = {}
-    for target in TARGETS:
-        stem = library.draw(target, rng) if rng.random() < PRESENCE[target] else None
+    for target in targets:
+        stem = library.draw(target, rng) if rng.random() < PRESENCE.get(target, 1.0) else None
         if stem is None:
             continue
         gain = 10 ** (rng.normal(LEVEL_DB[target], LEVEL_SPREAD_DB) / 20)
@@ -104,9 +107,10 @@ def _magnitude(spectra: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Sources:
-    """The parts of a batch of mixtures, per target."""
+    """The parts of a batch of mixtures, per target; the accompaniment counts as one."""
 
     spectra: dict[str, torch.Tensor]  # (batch, 2, BINS, frames), complex
+    records: NDArray[np.bool_]  # (batch,): vocals over an accompaniment
     judged: slice
     magnitudes: dict[str, torch.Tensor]  # (batch, 2, BINS, judged frames)
 
@@ -115,17 +119,21 @@ class Sources:
 
         Drawing parts and transforming them costs more than a training step, mixing them again a small part of that.
         """
-        size = len(self.spectra[TARGETS[0]])
+        size = len(self.records)
         mixture = torch.zeros_like(self.spectra[TARGETS[0]])
         master = 10 ** (rng.uniform(*MASTER_DB, size) / 20)
         targets = {}
-        for target in TARGETS:
-            order = rng.permutation(size) if shuffled else np.arange(size)
+        for target in self.spectra:
+            order = np.arange(size)
+            if shuffled:  # records stay records
+                for group in [order] if target == "vocals" else [order[self.records], order[~self.records]]:
+                    order[group] = rng.permutation(group)
             gains = master * 10 ** (rng.normal(0, 3, size) / 20) if shuffled else master
             by_item = torch.from_numpy(gains).float().view(size, 1, 1, 1)
             mixture += self.spectra[target][torch.from_numpy(order)] * by_item
-            targets[target] = self.magnitudes[target][torch.from_numpy(order)] * by_item
-        return Batch(_magnitude(mixture), self.judged, targets)
+            if target in self.magnitudes:
+                targets[target] = self.magnitudes[target][torch.from_numpy(order)] * by_item
+        return Batch(_magnitude(mixture), self.judged, targets, torch.from_numpy(self.records))
 
 
 def draw_sources(library: Library, size: int, frames: int, judge_every: int, rng: np.random.Generator) -> Sources:
@@ -134,19 +142,24 @@ def draw_sources(library: Library, size: int, frames: int, judge_every: int, rng
     Equalisers act on the spectra, which costs less than filtering the samples.
     """
     length = (frames - 1) * HOP_SAMPLES
-    sounds = {target: np.zeros((size, 2, length), dtype=np.float32) for target in TARGETS}
-    curves = {target: np.ones((size, 1, BINS, 1), dtype=np.float32) for target in TARGETS}
+    files = FILES if library.has(ACCOMPANIMENT) else TARGETS
+    sounds = {target: np.zeros((size, 2, length), dtype=np.float32) for target in files}
+    curves = {target: np.ones((size, 1, BINS, 1), dtype=np.float32) for target in files}
+    records = np.zeros(size, dtype=bool)
     for item in range(size):
-        song = library.draw_whole(rng) if rng.random() < WHOLE_SHARE else None
-        parts = _whole_parts(song, length, rng) if song else _random_parts(library, length, rng)
+        kind = rng.random()
+        song = library.draw_whole(rng) if kind < WHOLE_SHARE else None
+        records[item] = files is FILES and kind > 1 - RECORD_SHARE
+        targets = ("vocals", ACCOMPANIMENT) if records[item] else TARGETS
+        parts = _whole_parts(song, length, rng) if song else _random_parts(library, length, targets, rng)
         for target, part in parts.items():
             sounds[target][item] = part.sound.T
             curves[target][item, 0, :, 0] = eq_curve(part.low_cut_hz, rng)
     window = torch.hann_window(N_FFT)
     spectra = {}
-    for target in TARGETS:
+    for target in files:
         flat = torch.from_numpy(sounds[target]).reshape(size * 2, length)
         plain = torch.stft(flat, N_FFT, HOP_SAMPLES, window=window, center=True, return_complex=True)
         spectra[target] = plain.reshape(size, 2, BINS, frames).mul_(torch.from_numpy(curves[target]))
     judged = slice(int(rng.integers(judge_every)), None, judge_every)
-    return Sources(spectra, judged, {target: _magnitude(value[..., judged]) for target, value in spectra.items()})
+    return Sources(spectra, records, judged, {target: _magnitude(spectra[target][..., judged]) for target in TARGETS})

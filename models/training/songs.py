@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 RATE_HZ = 44100
 TARGETS = ("vocals", "drums", "bass", "other")
+ACCOMPANIMENT = "accompaniment"  # drums, bass and other in one file: a record without vocals
+FILES = (*TARGETS, ACCOMPANIMENT)
 SUFFIXES = (".wav", ".flac", ".ogg")
 BLOCK_SAMPLES = RATE_HZ // 10
 SILENCE_DB = -60.0
@@ -19,7 +21,7 @@ SILENCE_DB = -60.0
 
 @dataclass(frozen=True)
 class Stem:
-    """One target of one song."""
+    """One target of one song, or its accompaniment."""
 
     root: str
     song: str
@@ -44,7 +46,7 @@ class Song:
     @property
     def whole(self) -> bool:
         """All four files are there, so that their sum is a mixture somebody made."""
-        return len(self.stems) == len(TARGETS)
+        return all(target in self.stems for target in TARGETS)
 
     @property
     def bass_in_other(self) -> bool:
@@ -75,9 +77,9 @@ def _sounding_level(sound: NDArray[np.float32]) -> float:
 
 
 def song_folders(root: Path) -> list[Path]:
-    """The folders under ``root`` that hold at least one target's file, sorted; those being made start with a dot."""
+    """The folders under ``root`` that hold at least one of :data:`FILES`, sorted; those being made start with a dot."""
     folders = (path for path in root.rglob("*") if path.is_dir() and not path.relative_to(root).parts[0].startswith("."))
-    return sorted(path for path in folders if any(stem_file(path, target) for target in TARGETS))
+    return sorted(path for path in folders if any(stem_file(path, target) for target in FILES))
 
 
 class Library:
@@ -98,7 +100,7 @@ class Library:
                 if folder in self.songs or folder.name in self.held_out:
                     continue
                 stems = {}
-                for target in TARGETS:
+                for target in FILES:
                     path = stem_file(folder, target)
                     if path is not None:
                         sound = read_stereo(path)
@@ -107,7 +109,7 @@ class Library:
                 self.songs[folder] = Song(str(root), folder.name, stems)
                 new += 1
         if new:
-            self._draws = {target: self._draw_weights(target) for target in TARGETS}
+            self._draws = {target: self._draw_weights(target) for target in FILES}
         return new
 
     def _draw_weights(self, target: str) -> tuple[list[Stem], NDArray[np.float64]]:
@@ -129,6 +131,10 @@ class Library:
         stems, weights = self._draws.get(target, ([], np.zeros(0)))
         return stems[int(rng.choice(len(stems), p=weights))] if stems else None
 
+    def has(self, target: str) -> bool:
+        """Whether there is a stem of ``target`` to draw."""
+        return bool(self._draws.get(target, ([],))[0])
+
     def draw_whole(self, rng: np.random.Generator) -> Song | None:
         """A random song that has all four stems; None when there is none."""
         whole = [song for song in self.songs.values() if song.whole]
@@ -139,5 +145,5 @@ class Library:
         return next(song for song in self.songs.values() if song.stems.get(stem.target) is stem)
 
     def minutes(self) -> dict[str, float]:
-        """Minutes of sounding stems per target."""
-        return {t: sum(len(s.samples) for s in self._draws[t][0]) / RATE_HZ / 60 if self._draws else 0 for t in TARGETS}
+        """Minutes of sounding stems per file."""
+        return {t: sum(len(s.samples) for s in self._draws[t][0]) / RATE_HZ / 60 if self._draws else 0 for t in FILES}

@@ -1,6 +1,7 @@
 """Train the four networks of a model on MUSDB-shaped folders: <root>/<song>/{vocals,drums,bass,other}.{wav,flac,ogg}.
 
-Songs may lack targets; such stems serve in random mixtures. A rerun goes on from the last checkpoint in --out.
+Songs may lack targets; such stems serve in random mixtures. A song of one file, ``accompaniment``, is a record without vocals:
+only the vocals laid over it are learned from. A rerun goes on from the last checkpoint in --out.
 """
 
 from __future__ import annotations
@@ -78,12 +79,17 @@ def minutes_line(library: Library) -> str:
 
 
 def losses(estimates: dict[str, torch.Tensor], batch: Batch) -> dict[str, torch.Tensor]:
-    """Squared error of each target's magnitudes over the mixture's power: quiet examples count as much as loud ones."""
+    """Squared error of each target's magnitudes over the mixture's power: quiet examples count as much as loud ones.
+
+    Of mixtures with a record only the vocals are judged.
+    """
     power = batch.mixture.square().mean(dim=(1, 2, 3)) + 1e-6
-    return {
-        target: ((estimate - batch.targets[target]).square().mean(dim=(1, 2, 3)) / power).mean()
-        for target, estimate in estimates.items()
-    }
+    stems = (~batch.records).float()
+    result = {}
+    for target, estimate in estimates.items():
+        error = (estimate - batch.targets[target]).square().mean(dim=(1, 2, 3)) / power
+        result[target] = error.mean() if target == "vocals" else (error * stems).sum() / stems.sum().clamp(min=1)
+    return result
 
 
 def untied(nets: JointNetworks, optimizer: torch.optim.Optimizer, rate: float) -> torch.optim.Optimizer:
@@ -118,6 +124,8 @@ def train(options: argparse.Namespace) -> None:
     if state:
         nets = restored(state, "weights").to(device)
         progress = Progress(state["step"], state["elapsed_s"])
+    elif options.begin_with:
+        nets = restored(load(options.begin_with), "weights").to(device)
     else:
         rngs = [np.random.default_rng([options.seed, 0, draw]) for draw in range(STATISTICS_DRAWS)]
         drawn = [draw_sources(library, options.batch, options.frames, 1, rng).mixed(rng, False) for rng in rngs]
@@ -131,7 +139,7 @@ def train(options: argparse.Namespace) -> None:
         print(f"going on from step {progress.step}", flush=True)
     del state
     nets.train()
-    recent = dict.fromkeys(TARGETS, 0.0)
+    recent = dict.fromkeys(options.targets, 0.0)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -149,7 +157,7 @@ def train(options: argparse.Namespace) -> None:
             group["lr"] = rate
         batch = cpu_batch.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=not options.float32):
-            estimates = nets(batch.mixture, batch.judged)
+            estimates = nets(batch.mixture, batch.judged, options.targets)
         by_target = losses(estimates, batch)
         optimizer.zero_grad()
         torch.stack([TARGET_WEIGHTS[target] * loss for target, loss in by_target.items()]).sum().backward()  # type: ignore[no-untyped-call]
@@ -179,12 +187,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="train", description=__doc__)
     parser.add_argument("roots", nargs="+", help="folders of song folders; those that come later are picked up")
     parser.add_argument("--out", required=True, help="folder of the checkpoint")
+    parser.add_argument("--begin-with", type=Path, metavar="CHECKPOINT", help="begin with its weights, and a new budget")
     parser.add_argument("--held-out", nargs="*", default=[], metavar="SONG", help="names of song folders never used")
     parser.add_argument("--hidden", type=int, default=256, help="hidden size of each network (default 256)")
     parser.add_argument("--batch", type=int, default=16, help="mixtures per step (default 16)")
     parser.add_argument("--frames", type=int, default=128, help="STFT frames per mixture, 43 a second (default 128)")
     parser.add_argument("--remixes", type=int, default=5, help="batches made of each draw of stems (default 5)")
     parser.add_argument("--judge-every", type=int, default=3, metavar="FRAMES", help="frames per judged one (default 3)")
+    parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS, help="train these only (default all four)")
     parser.add_argument("--steps", type=int, default=0, help="budget in steps; without it, --minutes counts")
     parser.add_argument("--minutes", type=float, default=90.0, help="budget in minutes of training (default 90)")
     parser.add_argument("--split-at", type=float, default=0.8, metavar="SHARE",
@@ -207,6 +217,8 @@ def main() -> None:
         or min(options.remixes, options.judge_every) < 1
     ):
         parser.error("--hidden must be even; --hidden, --batch, --frames at least 2; --remixes, --judge-every at least 1")
+    if options.begin_with and not options.begin_with.is_file():
+        parser.error(f"no such checkpoint: {options.begin_with}")
     if options.frames * HOP_SAMPLES <= N_FFT or options.steps < 0 or options.minutes <= 0 or options.threads < 1:
         parser.error("--frames must be above 4, --steps not negative, --minutes and --threads positive")
     try:

@@ -22,6 +22,8 @@ from demixr_daemon.separation.stft import BINS
 
 _GATE_FRAMES = 128
 """Frames whose gates are computed at a time: they stay in the second-level cache."""
+_MASK_FRAMES = 50
+"""Frames whose masks are computed at a time, for the same reason."""
 _LOUDEST = 255 if ZERO == 128 else 127  # the largest unsigned activation, see lstm.ZERO
 _SMALLEST = 1e-30  # silence has a step, too
 
@@ -154,12 +156,14 @@ class Int8Network:
 
     def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor, target: Tensor) -> None:
         """See :meth:`~demixr_daemon.separation.networks.Network.separate`."""
-        x = self._fc2(torch.cat([features, hidden], 1))
-        rounded = torch.empty(x.shape, dtype=torch.uint8)
-        steps = np.empty(len(x), np.float32)
-        _round_rows(x.numpy(), rounded.numpy(), steps)
-        masks = self._fc3(rounded).view(mixture.shape)
-        _masked(masks.numpy(), steps, self._fc3_bias.reshape(2, BINS), mixture.numpy(), target.numpy())
+        for start in range(0, len(mixture), _MASK_FRAMES):
+            part = slice(start, start + _MASK_FRAMES)
+            x = self._fc2(torch.cat([features[part], hidden[part]], 1))
+            rounded = torch.empty(x.shape, dtype=torch.uint8)
+            steps = np.empty(len(x), np.float32)
+            _round_rows(x.numpy(), rounded.numpy(), steps)
+            masks = self._fc3(rounded).view(-1, 2, BINS)
+            _masked(masks.numpy(), steps, self._fc3_bias.reshape(2, BINS), mixture[part].numpy(), target[part].numpy())
 
 
 def _direction(state: State, name: str) -> _Direction:

@@ -23,7 +23,7 @@ from demixr_daemon.separation.networks import Network
 class Grid:
     """How a track is cut for the LSTMs. Lengths in frames: 1 frame = 1024 samples = 23.2 ms."""
 
-    chunk_frames: int = 6144
+    chunk_frames: int = 4096
     """Frames that a chunk contributes."""
     ahead_frames: int = 5120
     """Frames behind the chunk that its backward direction hears first; ``benchmarks.quantization --ahead`` draws the curve."""

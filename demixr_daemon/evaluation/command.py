@@ -50,7 +50,7 @@ def _run(arguments: argparse.Namespace, store: ModelStore) -> int:
     quantizations = [name.strip() for name in arguments.quantization.split(",")]
     for name in quantizations:
         if name not in ("int8", "fp32"):
-            raise SettingError(f"--quantization: {name!r} is neither int8 nor fp32")
+            raise SettingError(f"--quantization: {name!r} is not one of int8, fp32")
     if arguments.seconds < 0:
         raise SettingError(f"--seconds: {arguments.seconds} is less than 0")
     if not arguments.folder.is_dir():

@@ -18,7 +18,7 @@ import mediafile
 import numpy as np
 from numpy.typing import NDArray
 
-from demixr_daemon import stems
+from demixr_daemon import publishing, stems
 from demixr_daemon.errors import AudioError, Cancelled, SettingError, output_error, shown
 from demixr_daemon.separation.background import in_background
 from demixr_daemon.separation.channels import Resampler, downmix_matrix
@@ -143,7 +143,7 @@ def demix(
     folder = folder or stems.folder_for(path)
     before = _stat(path)
     source_hash = fingerprint(path)
-    with stems.workplace(path, folder) as place:
+    with publishing.workplace(path, folder) as place:
         try:
             writer = StemWriter(
                 place, recipe.stems, fmt=recipe.format, bits=recipe.bits, rate_hz=track.rate_hz, channels=track.channels,

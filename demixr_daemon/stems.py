@@ -1,26 +1,20 @@
-"""A stem set on disk: `01 Title.flac` → `01 Title.stems/`, its manifest, and how it comes into being.
-
-Order of writes: stems and manifest into a hidden folder beside the track, each synced, then one rename. A reader sees a
-complete set or none. The hidden folder's name follows from that of the set, and the track is locked while it is in use: two
-processes cannot work on one track, and what a killed one left behind is removed by the next that comes for the same track.
-"""
+"""A stem set on disk: `01 Title.flac` → `01 Title.stems/`, its manifest, and how it follows its track."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from demixr_daemon.errors import AudioError, BusyError, OutputError, output_error, shown
+from demixr_daemon import publishing
+from demixr_daemon.errors import output_error
 
 SUFFIX = ".stems"
 MANIFEST = "manifest.json"
@@ -89,7 +83,7 @@ class StemSet:
         new = folder / f".{MANIFEST}.new"
         # a name that is not UTF-8 keeps its bytes: JSON escapes the lone surrogates that stand for them
         new.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
-        _sync(new)
+        publishing.sync(new)
         new.replace(folder / MANIFEST)
 
 
@@ -123,7 +117,7 @@ def folder_for(track: Path) -> Path:
 
 def is_stem(path: Path) -> bool:
     """Whether this file belongs to a stem set, finished or in the making, and is no track of its own."""
-    if _is_hidden(path.parent.name):
+    if publishing.is_hidden(path.parent.name):
         return True
     present = read(path.parent) if path.parent.name.endswith(SUFFIX) else None
     return present is not None and path.name in present.files.values()
@@ -139,58 +133,6 @@ def _fitting(name: str, suffix: str) -> str:
     return start.decode("utf-8", "ignore") + mark
 
 
-def _hidden(folder: Path, kind: str) -> Path:
-    return folder.with_name(f".{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:16]}.demixr-{kind}")
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") and name.endswith((".demixr-new", ".demixr-old"))
-
-
-@contextlib.contextmanager
-def workplace(track: Path, folder: Path) -> Iterator[Path]:
-    """A hidden folder beside ``folder`` to make the stems of ``track`` in; gone on leaving, unless it was published.
-
-    :raises BusyError: another process is at work on this track.
-    :raises OutputError: there is no writing there.
-    """
-    place = _hidden(folder, "new")
-    with _locked(track):
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            old = _hidden(folder, "old")
-            if old.exists() and not folder.exists():  # killed between two renames
-                old.rename(folder)
-            for leftover in (place, old):
-                if leftover.exists():
-                    shutil.rmtree(leftover)
-            place.mkdir()
-        except OSError as error:
-            raise output_error(error, folder.parent) from error
-        try:
-            yield place
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(track: Path) -> Iterator[None]:
-    """Hold the lock on a track; where the file system knows no locks, nothing."""
-    try:
-        descriptor = os.open(track, os.O_RDONLY)
-    except OSError as error:
-        raise AudioError(f"{shown(track)}: {error.strerror}; check the file") from error
-    try:
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(f"{shown(track)}: is being separated by another process") from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def publish(place: Path, folder: Path) -> None:
     """Turn the finished ``place`` into ``folder``, in the stead of an older set if there is one.
 
@@ -198,53 +140,8 @@ def publish(place: Path, folder: Path) -> None:
 
     :raises OutputError: something that is no stem set is in the way, or the rename failed.
     """
-    try:
-        for file in place.iterdir():
-            _sync(file)
-        _sync(place)
-        if not folder.exists():
-            place.rename(folder)
-        else:
-            _keep_strangers(folder, place)
-            _sync(place)
-            old = _hidden(folder, "old")
-            if _exchange(place, folder):
-                place.rename(old)
-            else:
-                folder.rename(old)
-                place.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        _sync(folder.parent)
-    except OSError as error:
-        raise output_error(error, folder.parent) from error
-
-
-def _keep_strangers(folder: Path, place: Path) -> None:
-    """Let what an older set does not name live on in the new one. Both have it until the older one is gone."""
     older = read(folder)
-    ours = {MANIFEST, f".{MANIFEST}.new", *older.files.values()} if older else set()
-    strangers = [path for path in folder.iterdir() if path.name not in ours]
-    in_the_way = [path for path in strangers if older is None or (place / path.name).exists()]
-    if in_the_way:
-        raise OutputError(f"{shown(in_the_way[0])} is in the way and is no stem of ours; move it away and run again")
-    for path in strangers:
-        _link(path, place / path.name)
-
-
-def _link(path: Path, new: Path) -> None:
-    """The same file or folder under another name, too."""
-    if path.is_dir() and not path.is_symlink():
-        new.mkdir()
-        for inside in path.iterdir():
-            _link(inside, new / inside.name)
-        shutil.copystat(path, new)
-        return
-    try:
-        os.link(path, new, follow_symlinks=False)
-    except OSError:  # a file system without links
-        shutil.copy2(path, new, follow_symlinks=False)
-        if not new.is_symlink():
-            _sync(new)
+    publishing.publish(place, folder, {MANIFEST, f".{MANIFEST}.new", *older.files.values()} if older else None)
 
 
 def remove(folder: Path) -> bool:
@@ -287,7 +184,7 @@ def move(folder: Path, track: Path) -> Path:
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                with workplace(track, target) as place:
+                with publishing.workplace(track, target) as place:
                     shutil.copytree(folder, place, dirs_exist_ok=True)
                     publish(place, target)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -297,26 +194,3 @@ def move(folder: Path, track: Path) -> Path:
     with contextlib.suppress(OSError):
         moved.write_manifest(target)
     return target
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step (Linux ``renameat2``); False where the system or file system cannot."""
-    at_cwd, rename_exchange = -100, 2
-    try:
-        call = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
-        return False
-    if call(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), rename_exchange) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from demixr_daemon import stems
+from demixr_daemon import publishing, stems
 from demixr_daemon.errors import BusyError, OutputError
 from demixr_daemon.settings import TARGETS
 from demixr_daemon.stems import Recipe, Source, StemSet
@@ -33,7 +33,7 @@ def filled(place: Path, *, track: str = "01 Title.flac", content: str = "new") -
 
 def publish(track: Path, content: str = "new") -> Path:
     folder = stems.folder_for(track)
-    with stems.workplace(track, stems.folder_for(track)) as place:
+    with publishing.workplace(track, stems.folder_for(track)) as place:
         filled(place, track=track.name, content=content)
         stems.publish(place, folder)
     return folder
@@ -64,7 +64,7 @@ def test_an_older_set_is_replaced(track: Path) -> None:
 
 
 def test_a_failure_leaves_nothing_behind(track: Path) -> None:
-    with pytest.raises(ZeroDivisionError), stems.workplace(track, stems.folder_for(track)) as place:
+    with pytest.raises(ZeroDivisionError), publishing.workplace(track, stems.folder_for(track)) as place:
         filled(place)
         raise ZeroDivisionError
     assert os.listdir(track.parent) == [track.name]
@@ -75,7 +75,7 @@ def test_a_strangers_folder_is_left_alone(track: Path) -> None:
     (track.parent / "01 Title.stems" / "mine.txt").touch()
     assert publish(track) == track.parent / "01 Title.flac.stems"
     assert (track.parent / "01 Title.stems" / "mine.txt").exists()
-    with stems.workplace(track, stems.folder_for(track)) as place, pytest.raises(OutputError, match="in the way"):
+    with publishing.workplace(track, stems.folder_for(track)) as place, pytest.raises(OutputError, match="in the way"):
         filled(place)
         stems.publish(place, track.parent / "01 Title.stems")
 
@@ -120,12 +120,12 @@ def test_files_of_the_users_own_outlive_a_kill(track: Path, exchange: bool) -> N
     (folder / "takes" / "one").mkdir(parents=True)
     for name in ("notes.txt", "takes/one/two.txt"):
         (folder / name).write_text("mine")
-    code = ("import os, signal, sys; from pathlib import Path; from demixr_daemon import stems\n"
+    code = ("import os, signal, sys; from pathlib import Path; from demixr_daemon import publishing, stems\n"
             "from tests.test_stems import publish\n"
             "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
-            "if sys.argv[2] == 'True': stems._exchange = die\n"
+            "if sys.argv[2] == 'True': publishing._exchange = die\n"
             "else:\n"
-            "    stems._exchange = lambda one, other: False\n"
+            "    publishing._exchange = lambda one, other: False\n"
             "    rename = Path.rename\n"
             "    Path.rename = lambda path, to: (rename(path, to), to.name.endswith('-old') and die())\n"
             "publish(Path(sys.argv[1]), 'new')\n")  # fmt: skip
@@ -140,7 +140,7 @@ def test_files_of_the_users_own_outlive_a_kill(track: Path, exchange: bool) -> N
 
 def test_a_leftover_with_folders_in_it_is_swept(track: Path) -> None:
     folder = stems.folder_for(track)
-    with stems.workplace(track, folder) as place:
+    with publishing.workplace(track, folder) as place:
         name = place.name
     (track.parent / name / "deep").mkdir(parents=True)
     publish(track)
@@ -149,7 +149,7 @@ def test_a_leftover_with_folders_in_it_is_swept(track: Path) -> None:
 
 def test_one_process_at_a_time(track: Path) -> None:
     folder = stems.folder_for(track)
-    with stems.workplace(track, folder), pytest.raises(BusyError), stems.workplace(track, folder):
+    with publishing.workplace(track, folder), pytest.raises(BusyError), publishing.workplace(track, folder):
         pass
     publish(track)
 
@@ -157,10 +157,10 @@ def test_one_process_at_a_time(track: Path) -> None:
 _VICTIM = """
 import sys, time
 from pathlib import Path
-from demixr_daemon import stems
+from demixr_daemon import publishing, stems
 from tests.test_stems import filled
 track = Path(sys.argv[1])
-with stems.workplace(track, stems.folder_for(track)) as place:
+with publishing.workplace(track, stems.folder_for(track)) as place:
     filled(place)
     print("ready", flush=True)
     time.sleep(60)
@@ -172,7 +172,7 @@ def test_what_a_killed_process_leaves_is_swept_by_the_next(track: Path) -> None:
     victim = subprocess.Popen([sys.executable, "-c", _VICTIM, str(track)], stdout=subprocess.PIPE, cwd=root)
     assert victim.stdout
     assert victim.stdout.readline() == b"ready\n"
-    with pytest.raises(BusyError), stems.workplace(track, stems.folder_for(track)):
+    with pytest.raises(BusyError), publishing.workplace(track, stems.folder_for(track)):
         pass
     assert stems.read(stems.folder_for(track)) is None
     victim.send_signal(signal.SIGKILL)
@@ -243,7 +243,7 @@ def test_stems_are_known_for_what_they_are(track: Path) -> None:
     assert not stems.is_stem(track)
     assert not stems.is_stem(folder / "mine.flac")
     assert not stems.is_stem(track.parent / "An album.stems" / "one.flac")
-    with stems.workplace(track, stems.folder_for(track)) as place:
+    with publishing.workplace(track, stems.folder_for(track)) as place:
         assert stems.is_stem(place / "vocals.flac")
 
 

@@ -20,6 +20,7 @@ FLOORS = [
     ["demixr_daemon.jobs", "demixr_daemon.worker", "demixr_daemon.planning", "demixr_daemon.console"],
     ["demixr_daemon.pipeline", "demixr_daemon.following", "demixr_daemon.intake", "demixr_daemon.configuration"],
     ["demixr_daemon.separation", "demixr_daemon.stems", "demixr_daemon.library"],
+    ["demixr_daemon.publishing"],
     ["demixr_daemon.settings", "demixr_daemon.errors"],
 ]
 # The one module, or few, that may import a library.

@@ -1,0 +1,152 @@
+"""How a folder of stems comes into being: whole, in one step.
+
+Order of writes: stems and manifest into a hidden folder beside the track, each synced, then one rename. A reader sees a
+complete set or none. The hidden folder's name follows from that of the set, and the track is locked while it is in use: two
+processes cannot work on one track, and what a killed one left behind is removed by the next that comes for the same track.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from demixr_daemon.errors import AudioError, BusyError, OutputError, output_error, shown
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a folder of this name is one that stems are made in, or one that newer ones have replaced."""
+    return name.startswith(".") and name.endswith((".demixr-new", ".demixr-old"))
+
+
+def _hidden(folder: Path, kind: str) -> Path:
+    return folder.with_name(f".{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:16]}.demixr-{kind}")
+
+
+@contextlib.contextmanager
+def workplace(track: Path, folder: Path) -> Iterator[Path]:
+    """A hidden folder beside ``folder`` to make the stems of ``track`` in; gone on leaving, unless it was published.
+
+    :raises BusyError: another process is at work on this track.
+    :raises OutputError: there is no writing there.
+    """
+    place = _hidden(folder, "new")
+    with _locked(track):
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            old = _hidden(folder, "old")
+            if old.exists() and not folder.exists():  # killed between two renames
+                old.rename(folder)
+            for leftover in (place, old):
+                if leftover.exists():
+                    shutil.rmtree(leftover)
+            place.mkdir()
+        except OSError as error:
+            raise output_error(error, folder.parent) from error
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(track: Path) -> Iterator[None]:
+    """Hold the lock on a track; where the file system knows no locks, nothing."""
+    try:
+        descriptor = os.open(track, os.O_RDONLY)
+    except OSError as error:
+        raise AudioError(f"{shown(track)}: {error.strerror}; check the file") from error
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(f"{shown(track)}: is being separated by another process") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def publish(place: Path, folder: Path, ours: Collection[str] | None) -> None:
+    """Turn the finished ``place`` into ``folder``, in the stead of an older one if there is one.
+
+    :param ours: names in the older folder that have had their day; all others are kept. ``None``: that folder is a
+        stranger's, and anything in it is in the way.
+    :raises OutputError: something is in the way, or the rename failed.
+    """
+    try:
+        for file in place.iterdir():
+            sync(file)
+        replaces = folder.exists()
+        if replaces:
+            _keep_strangers(folder, place, ours)
+        sync(place)
+        if not replaces:
+            place.rename(folder)
+        else:
+            old = _hidden(folder, "old")
+            if _exchange(place, folder):
+                place.rename(old)
+            else:
+                folder.rename(old)
+                place.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        sync(folder.parent)
+    except OSError as error:
+        raise output_error(error, folder.parent) from error
+
+
+def _keep_strangers(folder: Path, place: Path, ours: Collection[str] | None) -> None:
+    """Let what is not ours in the older folder live on in the new one. Both have it until the older one is gone."""
+    strangers = [path for path in folder.iterdir() if ours is None or path.name not in ours]
+    in_the_way = [path for path in strangers if ours is None or (place / path.name).exists()]
+    if in_the_way:
+        raise OutputError(f"{shown(in_the_way[0])} is in the way and is no stem of ours; move it away and run again")
+    for path in strangers:
+        _link(path, place / path.name)
+
+
+def _link(path: Path, new: Path) -> None:
+    """The same file or folder under another name, too."""
+    if path.is_dir() and not path.is_symlink():
+        new.mkdir()
+        for inside in path.iterdir():
+            _link(inside, new / inside.name)
+        shutil.copystat(path, new)
+        return
+    try:
+        os.link(path, new, follow_symlinks=False)
+    except OSError:  # a file system without links
+        shutil.copy2(path, new, follow_symlinks=False)
+        if not new.is_symlink():
+            sync(new)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step (Linux ``renameat2``); False where the system or file system cannot."""
+    at_cwd, rename_exchange = -100, 2
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    if call(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), rename_exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code))

@@ -31,7 +31,7 @@ from benchmarks.peers import peers
 from benchmarks.songs import cc0_songs, falcon
 from benchmarks.tables import table, write
 from benchmarks.weights import HIDDEN_SIZES, random_weights
-from demixr_daemon.separation import int8, loading, openunmix, separator
+from demixr_daemon.separation import int8, loading, openunmix, separator, wiener
 from demixr_daemon.separation.chunks import Grid, through_lstms
 from demixr_daemon.separation.encode import StemWriter
 from demixr_daemon.separation.models import ModelStore
@@ -130,13 +130,13 @@ def _reference(track: Path, name: str, threads: int) -> Result:
     result["STFT"] = tick()
     estimates = torch.stack([network(loudness.detach().clone()) for network in net.target_models.values()], -1)
     result["networks"] = tick()
-    wiener = sys.modules["openunmix.filtering"].wiener
+    filtering = sys.modules["openunmix.filtering"]
     estimates, spectra = estimates.permute(0, 3, 2, 1, 4), spectra.permute(0, 3, 2, 1, 4)
     frames = estimates.shape[1]
     targets = torch.zeros(*spectra.shape, len(TARGETS))
     for start in range(0, frames, net.wiener_win_len):
         part = slice(start, start + net.wiener_win_len)
-        targets[0, part] = wiener(estimates[0, part], spectra[0, part], net.niter, softmask=net.softmask, residual=False)
+        targets[0, part] = filtering.wiener(estimates[0, part], spectra[0, part], net.niter, softmask=net.softmask)
     result["Wiener EM"] = tick()
     stems = net.istft(targets.permute(0, 5, 3, 2, 1, 4).contiguous(), length=mixture.shape[2])[0].numpy()
     result["inverse STFT"] = tick()
@@ -151,9 +151,9 @@ _STAGES: dict[str, list[tuple[Any, str]]] = {
     "decode and STFT": [(separator, "stft"), (separator, "magnitudes")],  # what it transforms, it reads
     "encoders": [(int8.Int8Network, "encode")],
     "LSTMs": [(int8.Int8Network, "run")],
-    "masks": [(int8.Int8Network, "separate")],
-    "Wiener EM": [(sys.modules["demixr_daemon.separation.wiener"], "_em_step")],
-    "inverse STFT": [(InverseStft, "__call__")],
+    "masks": [(int8.Int8Network, "mask")],
+    "Wiener EM": [(wiener, "_mask"), (wiener, "_add"), (wiener, "_filter")],
+    "inverse STFT": [(separator, "add_frames"), (InverseStft, "__call__")],
     "encode": [(StemWriter, "write")],
 }
 
@@ -236,8 +236,7 @@ def _networks(track: Path, name: str, threads: int) -> Result:
     plain = loading.targets(model)
     small = [int8.Int8Network(int8.quantize(net)) for net in plain.values()]
     audio, _ = soundfile.read(track, dtype="float32", always_2d=True)
-    spectra = torch.cat(list(stft([torch.from_numpy(audio).T])))
-    loudness = magnitudes(spectra)
+    loudness = magnitudes(torch.cat(list(stft([torch.from_numpy(audio).T]))))
     upstream = loudness.permute(1, 2, 0)[None].contiguous()  # (1, 2, BINS, frames)
 
     def fp32() -> None:
@@ -246,23 +245,20 @@ def _networks(track: Path, name: str, threads: int) -> Result:
 
     def ours() -> None:
         encode = torch.inference_mode()(int8.Int8Network.encode)
-        separate = torch.inference_mode()(int8.Int8Network.separate)
+        mask = torch.inference_mode()(int8.Int8Network.mask)
         with ThreadPoolExecutor(torch.get_num_threads(), "", torch.set_num_threads, (1,)) as workers:
             parts = torch.split(loudness, 300)
             blocks = (list(workers.map(encode, small, [part] * len(small))) for part in parts)
-            start = 0
             for chunk in through_lstms(small, blocks, Grid(), workers):
                 for first in range(0, len(chunk), 300):
                     part = chunk[first : first + 300]
-                    mixture = spectra[start : start + len(part)]
-                    targets = torch.empty(len(small), *mixture.shape, dtype=mixture.dtype)
-                    list(workers.map(separate, small, part.features, part.hidden, [mixture] * len(small), targets))
-                    start += len(part)
+                    masks = torch.empty(len(small), len(part), *loudness.shape[1:])
+                    list(workers.map(mask, small, part.features, part.hidden, masks))
 
     # Every int8 weight is one multiplication a frame.
     macs = sum(value.numel() for net in plain.values() for value in int8.quantize(net).values() if value.dtype == torch.int8)
     times = {"fp32": _best(fp32), "int8": _best(ours)}
-    gmac_s = macs * len(spectra) / times["int8"] / 1e9
+    gmac_s = macs * len(loudness) / times["int8"] / 1e9
     return {**times, "gmac_s": gmac_s, "peak_gmac_s": _peak_gmac_s()}
 
 

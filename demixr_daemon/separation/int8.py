@@ -154,16 +154,16 @@ class Int8Network:
             lstm.run(gates.numpy(), direction.recurrent, direction.scales, hidden, cell, given[part], reverse)
         return hidden, cell
 
-    def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor, target: Tensor) -> None:
-        """See :meth:`~demixr_daemon.separation.networks.Network.separate`."""
-        for start in range(0, len(mixture), _MASK_FRAMES):
+    def mask(self, features: Tensor, hidden: Tensor, masks: Tensor) -> None:
+        """See :meth:`~demixr_daemon.separation.networks.Network.mask`."""
+        for start in range(0, len(masks), _MASK_FRAMES):
             part = slice(start, start + _MASK_FRAMES)
             x = self._fc2(torch.cat([features[part], hidden[part]], 1))
             rounded = torch.empty(x.shape, dtype=torch.uint8)
             steps = np.empty(len(x), np.float32)
             _round_rows(x.numpy(), rounded.numpy(), steps)
-            masks = self._fc3(rounded).view(-1, 2, BINS)
-            _masked(masks.numpy(), steps, self._fc3_bias.reshape(2, BINS), mixture[part].numpy(), target[part].numpy())
+            product = self._fc3(rounded).view(-1, 2, BINS)
+            _rectify(product.numpy(), steps, self._fc3_bias.reshape(2, BINS), masks[part].numpy())
 
 
 def _direction(state: State, name: str) -> _Direction:
@@ -223,12 +223,11 @@ def _activate(product, steps, bias, features):  # type: ignore[no-untyped-def]
             features[frame, k] = np.uint8(np.int32(value * np.float32(_ONE_STEP) + np.float32(_ZERO_AND_HALF)))
 
 
-@numba.njit("void(float32[:,:,::1], float32[::1], float32[:,::1], complex64[:,:,::1], complex64[:,:,::1])", **_SETTINGS)
-def _masked(masks, steps, bias, mixture, target):  # type: ignore[no-untyped-def]
-    """``relu(masks * steps + bias) * mixture``, all (frames, 2, BINS)."""
-    for frame in range(len(masks)):
+@numba.njit("void(float32[:,:,::1], float32[::1], float32[:,::1], float32[:,:,::1])", **_SETTINGS)
+def _rectify(product, steps, bias, masks):  # type: ignore[no-untyped-def]
+    """``relu(product * steps + bias)``, all (frames, 2, BINS)."""
+    for frame in range(len(product)):
         step = steps[frame]
         for channel in range(2):
-            for f in range(masks.shape[2]):
-                mask = max(np.float32(0.0), masks[frame, channel, f] * step + bias[channel, f])
-                target[frame, channel, f] = mask * mixture[frame, channel, f]
+            for f in range(product.shape[2]):
+                masks[frame, channel, f] = max(np.float32(0.0), product[frame, channel, f] * step + bias[channel, f])

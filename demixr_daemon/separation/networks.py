@@ -43,12 +43,11 @@ class Network(Protocol):
         :return: the state after the last frame; ``state`` itself is left alone.
         """
 
-    def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor, target: Tensor) -> None:
-        """Write the target's spectra ``(frames, 2, BINS)``.
+    def mask(self, features: Tensor, hidden: Tensor, masks: Tensor) -> None:
+        """Write what the target takes of the mixture, ``(frames, 2, BINS)``.
 
         :param features: what was encoded.
         :param hidden: what the last layer gave.
-        :param mixture: the mixture's spectra, ``(frames, 2, BINS)``.
         """
 
 
@@ -93,13 +92,12 @@ class FloatNetwork:
                 outputs[part, reverse * self._units : (reverse + 1) * self._units] = given.flip(0) if reverse else given
         return state
 
-    def separate(self, features: Tensor, hidden: Tensor, mixture: Tensor, target: Tensor) -> None:
-        """See :meth:`Network.separate`."""
+    def mask(self, features: Tensor, hidden: Tensor, masks: Tensor) -> None:
+        """See :meth:`Network.mask`."""
         net = self._net
         x = torch.relu(net.bn2(net.fc2(torch.cat([features, hidden], 1)).float()))
         mask = net.bn3(net.fc3(x.to(self._dtype)).float()).view(-1, 2, BINS)
-        mask = torch.relu(mask * net.output_scale + net.output_mean)
-        torch.mul(mask.to(mixture.device), mixture, out=target)
+        masks.copy_(torch.relu(mask * net.output_scale + net.output_mean))
 
 
 def _one_direction(lstm: nn.LSTM, suffix: str) -> nn.LSTM:

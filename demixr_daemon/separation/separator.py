@@ -11,8 +11,10 @@ chunks lie.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -26,10 +28,12 @@ from demixr_daemon.separation.chunks import Encoded, Grid, through_lstms
 from demixr_daemon.separation.decode import Block
 from demixr_daemon.separation.networks import Network
 from demixr_daemon.separation.openunmix import RATE_HZ
-from demixr_daemon.separation.stft import BINS, InverseStft, magnitudes, stft
-from demixr_daemon.separation.wiener import WINDOW_FRAMES, wiener
+from demixr_daemon.separation.stft import BINS, InverseStft, Stems, add_frames, magnitudes, room, stft
+from demixr_daemon.separation.wiener import WINDOW_FRAMES, Window, add, covariances, masked
 
 _BLOCKS_AHEAD = 2
+_PART_FRAMES = 30  # of a window that a thread takes at a time
+_CACHED_FRAMES = 5  # whose spectra and samples, of all targets, fit into a processor's own cache
 
 
 class Backend(Protocol):
@@ -43,9 +47,7 @@ class Backend(Protocol):
     def rate_hz(self) -> int:
         """The sampling rate it takes and gives."""
 
-    def separate(
-        self, audio: Iterable[Block], ahead: Iterable[Block], downmix: NDArray[np.float32]
-    ) -> Iterator[NDArray[np.float32]]:
+    def separate(self, audio: Iterable[Block], ahead: Iterable[Block], downmix: NDArray[np.float32]) -> Iterator[Stems]:
         """Separate a stream.
 
         :param audio: blocks (samples, channels) at ``rate_hz``.
@@ -76,9 +78,7 @@ class OpenUnmixBackend:
         self._residual = "other" not in networks
         self.targets = (*networks, "other") if self._residual else tuple(networks)
 
-    def separate(
-        self, audio: Iterable[Block], ahead: Iterable[Block], downmix: NDArray[np.float32]
-    ) -> Iterator[NDArray[np.float32]]:
+    def separate(self, audio: Iterable[Block], ahead: Iterable[Block], downmix: NDArray[np.float32]) -> Iterator[Stems]:
         """See :meth:`Backend.separate`.
 
         :raises AudioError: ``audio`` ends before ``ahead``.
@@ -106,19 +106,21 @@ class _Separation:
         self._residual = residual
         self._workers = workers
         self._downmix = downmix
-        self._inverses: list[InverseStft] = []
-        # The largest array by far, used again for every window.
-        self._targets = torch.empty(len(networks) + residual, WINDOW_FRAMES, 2, BINS, dtype=torch.complex64)
+        # The largest arrays by far, used again for every other window: two are on their way.
+        self._masks = torch.empty(2, len(networks) + residual, WINDOW_FRAMES, 2, BINS)
 
-    def run(self, audio: Iterable[Block], ahead: Iterable[Block], grid: Grid) -> Iterator[NDArray[np.float32]]:
+    def run(self, audio: Iterable[Block], ahead: Iterable[Block], grid: Grid) -> Iterator[Stems]:
+        inverse = InverseStft()
         with contextlib.closing(_spectra(ahead)) as heard, contextlib.closing(_spectra(audio)) as followed:
             encoded = through_lstms(self._networks, map(self._encode, heard), grid, self._workers)
-            waiting = _Frames(followed)
-            for window in _windows(encoded):
-                yield from self._window(waiting.take(len(window)), window)
-                del window  # its chunk must be gone before the next one is made
-        if self._inverses:
-            yield np.stack([inverse.rest() for inverse in self._inverses], axis=1)
+            # The next window's masks are made while this one is transformed back.
+            with contextlib.closing(in_background(self._windows(encoded, _Frames(followed)), 1)) as windows:
+                for spectra, window in windows:
+                    parts = _parts(0, len(spectra), _PART_FRAMES)
+                    for sums in self._workers.map(partial(_transformed, spectra, window), parts):
+                        yield inverse(sums)
+        if (rest := inverse.rest()) is not None:
+            yield rest
 
     def _encode(self, spectra: Tensor) -> list[Tensor]:
         """Spectra ``(frames, channels, BINS)`` to what each network makes of them."""
@@ -130,38 +132,56 @@ class _Separation:
 
         return list(self._workers.map(encode, self._networks))
 
-    def _window(self, spectra: Tensor, encoded: Encoded) -> Iterator[NDArray[np.float32]]:
+    def _windows(self, encoded: Iterable[Encoded], waiting: _Frames) -> Iterator[tuple[Tensor, Window]]:
+        """Window by window the spectra ``(frames, channels, BINS)`` and their filter, which lasts until the next but one."""
+        for masks, part in zip(itertools.cycle(self._masks), _windows(encoded), strict=False):
+            spectra = waiting.take(len(part))
+            window = self._filter(spectra, part, masks)
+            del part  # its chunk must be gone before the next one is made
+            yield spectra, window
+
+    def _filter(self, spectra: Tensor, encoded: Encoded, room: Tensor) -> Window:
         mixture = _stereo(spectra, self._downmix)
-        separated = self._targets[:, : len(mixture)]
-        if len(mixture) < WINDOW_FRAMES:
-            separated = separated.contiguous()
+        count = len(room)
+        masks = room.flatten()[: count * mixture.numel()].view(count, *mixture.shape)
+        sums = covariances(count, BINS)
+
+        def add_up(index: int) -> None:
+            if self._niter:
+                for part in _parts(0, len(mixture), _PART_FRAMES):
+                    add(sums[index], masked(masks[index, part].numpy(), mixture[part].numpy()))
 
         @torch.inference_mode()
-        def separate(index: int) -> None:
-            self._networks[index].separate(encoded.features[index], encoded.hidden[index], mixture, separated[index])
+        def mask(index: int) -> None:
+            self._networks[index].mask(encoded.features[index], encoded.hidden[index], masks[index])
+            add_up(index)
 
-        list(self._workers.map(separate, range(len(self._networks))))
-        wiener(separated.numpy(), mixture.numpy(), self._niter, residual=self._residual, workers=self._workers)
+        list(self._workers.map(mask, range(len(self._networks))))
+        if self._residual:
+            torch.sub(1.0, masks[:-1].sum(0), out=masks[-1])
+            add_up(count - 1)
+        return Window(masks.numpy(), mixture.numpy(), sums, self._niter)
+
+
+@torch.inference_mode()
+def _transformed(spectra: Tensor, window: Window, part: slice) -> NDArray[np.float32]:
+    """Some frames of all targets, for :class:`~demixr_daemon.separation.stft.InverseStft`."""
+    sums = room(window.count, spectra.shape[1], part.stop - part.start)
+    for frames in _parts(part.start, part.stop, _CACHED_FRAMES):
+        targets = torch.from_numpy(window.targets(frames))
         if spectra.shape[1] != 2:
-            separated = _like(separated, spectra)
-        if not self._inverses:
-            self._inverses = [InverseStft(separated.shape[2]) for _ in separated]
-        turns = [inverse(target) for inverse, target in zip(self._inverses, separated, strict=True)]
-        while True:  # a block of every target at a time
-            parts = list(self._workers.map(_next, turns))
-            if any(part is None for part in parts):
-                return
-            yield np.stack([part for part in parts if part is not None], axis=1)
+            targets = _like(targets, spectra[frames])
+        add_frames(targets, sums, frames.start - part.start)
+    return sums
+
+
+def _parts(start: int, stop: int, step: int) -> list[slice]:
+    return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
 
 
 def _spectra(blocks: Iterable[Block]) -> Generator[Tensor, None, None]:
     """Read and transformed in a thread of its own."""
     return in_background(stft(torch.from_numpy(block).T for block in blocks), _BLOCKS_AHEAD)
-
-
-@torch.inference_mode()
-def _next(turn: Iterator[Block]) -> Block | None:
-    return next(turn, None)
 
 
 def _stereo(spectra: Tensor, downmix: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator
 import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from demixr_daemon.separation.decode import Block
+Stems = NDArray[np.float32]
+"""Blocks of all targets, (samples, targets, channels)."""
 
 N_FFT = 4096
 HOP_SAMPLES = 1024
@@ -21,7 +23,6 @@ BINS = N_FFT // 2 + 1
 _EDGE = N_FFT // 2  # samples reflected at either end, so that frame t is centred on sample t * hop
 _TAIL = N_FFT - HOP_SAMPLES  # samples of a frame that later frames overlap
 _WINDOW = torch.hann_window(N_FFT)
-_INVERSE_FRAMES = 50  # transformed back at a time: their samples stay in the cache
 
 
 def stft(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -61,34 +62,53 @@ def magnitudes(spectra: Tensor) -> Tensor:
     return loudness
 
 
-class InverseStft:
-    """Spectra in, audio out, block by block."""
+def add_frames(spectra: Tensor, sums: NDArray[np.float32], first: int) -> None:
+    """Transform frames back, window them and add them where they belong.
 
-    def __init__(self, channels: int) -> None:
-        self._sums = np.zeros((channels, _TAIL), np.float32)  # what later frames will add to
+    :param spectra: (targets, frames, channels, BINS).
+    :param sums: as :func:`room` gives.
+    :param first: which frame of ``sums`` the first one is.
+    """
+    _overlap_add(torch.fft.irfft(spectra, n=N_FFT).numpy(), _WINDOW.numpy(), sums[..., first * HOP_SAMPLES :])
+
+
+def room(targets: int, channels: int, frames: int) -> NDArray[np.float32]:
+    """Zeros for the windowed sum of so many frames, ``(targets, channels, samples)``."""
+    return np.zeros((targets, channels, frames * HOP_SAMPLES + _TAIL), np.float32)
+
+
+class InverseStft:
+    """What :func:`add_frames` gave in, audio out, block by block."""
+
+    def __init__(self) -> None:
+        self._sums: NDArray[np.float32] | None = None  # what later frames will add to
         self._energies = np.zeros(_TAIL, np.float32)
         self._to_cut = _EDGE
 
-    def __call__(self, spectra: Tensor) -> Iterator[Block]:
-        """Spectra ``(frames, channels, BINS)`` to audio ``(samples, channels)`` that no later frame changes."""
-        for part in torch.split(spectra, _INVERSE_FRAMES):
-            frames = torch.fft.irfft(part, n=N_FFT).numpy()
-            done = len(frames) * HOP_SAMPLES
-            self._sums = np.pad(self._sums, ((0, 0), (0, done)))
-            self._energies = np.pad(self._energies, (0, done))
-            _overlap_add(frames, _WINDOW.numpy(), self._sums, self._energies)
-            yield self._finished(done)
-            self._sums, self._energies = self._sums[:, done:].copy(), self._energies[done:].copy()
+    def __call__(self, sums: NDArray[np.float32]) -> Stems:
+        """The sums of the next frames to the samples that no later frame changes, ``(samples, targets, channels)``."""
+        done = sums.shape[2] - _TAIL
+        energies = np.zeros(sums.shape[2], np.float32)
+        _add_energies(_WINDOW.numpy(), done // HOP_SAMPLES, energies)
+        if self._sums is not None:
+            sums[..., :_TAIL] += self._sums
+            energies[:_TAIL] += self._energies
+        self._sums, self._energies = sums[..., done:].copy(), energies[done:]
+        return self._finished(sums[..., :done], energies[:done])
 
-    def rest(self) -> Block:
-        """The last samples. They run past the end of the track by up to one window; the caller, who knows its length, cuts."""
-        return self._finished(_TAIL)
+    def rest(self) -> Stems | None:
+        """The last samples, None if there was nothing at all.
 
-    def _finished(self, samples: int) -> Block:
-        cut = min(self._to_cut, samples)
+        They run past the end of the track by up to one window; the caller, who knows its length, cuts.
+        """
+        return None if self._sums is None else self._finished(self._sums, self._energies)
+
+    def _finished(self, sums: NDArray[np.float32], energies: NDArray[np.float32]) -> Stems:
+        cut = min(self._to_cut, len(energies))
         self._to_cut -= cut
-        audio = np.empty((samples - cut, len(self._sums)), np.float32)
-        _divided(self._sums[:, cut:samples], self._energies[cut:samples], audio)
+        targets, channels, samples = sums.shape
+        audio = np.empty((samples - cut, targets, channels), np.float32)
+        _divided(sums[..., cut:], energies[cut:], audio)
         return audio
 
 
@@ -104,21 +124,30 @@ def _magnitudes(spectra, loudness):  # type: ignore[no-untyped-def]
                 loudness[t, c, f] = np.sqrt(z.real * z.real + z.imag * z.imag)
 
 
-@numba.njit("void(float32[:,:,::1], float32[::1], float32[:,::1], float32[::1])", **_SETTINGS)
-def _overlap_add(frames, window, sums, energies):  # type: ignore[no-untyped-def]
-    """Add windowed frames (frames, channels, N_FFT) to sums (channels, samples), and the window's power to the energies."""
-    for t in range(frames.shape[0]):
-        first = t * HOP_SAMPLES
-        for c in range(frames.shape[1]):
-            for n in range(N_FFT):
-                sums[c, first + n] += window[n] * frames[t, c, n]
+@numba.njit("void(float32[:,:,:,::1], float32[::1], float32[:,:,:])", **_SETTINGS)
+def _overlap_add(frames, window, sums):  # type: ignore[no-untyped-def]
+    """Add windowed frames (targets, frames, channels, N_FFT) to sums (targets, channels, samples)."""
+    for j in range(frames.shape[0]):
+        for t in range(frames.shape[1]):
+            for c in range(frames.shape[2]):
+                place = sums[j, c, t * HOP_SAMPLES : t * HOP_SAMPLES + N_FFT]
+                frame = frames[j, t, c]
+                for n in range(N_FFT):
+                    place[n] += window[n] * frame[n]
+
+
+@numba.njit("void(float32[::1], intp, float32[::1])", **_SETTINGS)
+def _add_energies(window, frames, energies):  # type: ignore[no-untyped-def]
+    """Add the power of so many windows to the energies."""
+    for t in range(frames):
         for n in range(N_FFT):
-            energies[first + n] += window[n] * window[n]
+            energies[t * HOP_SAMPLES + n] += window[n] * window[n]
 
 
-@numba.njit("void(float32[:,:], float32[:], float32[:,::1])", **_SETTINGS)
+@numba.njit("void(float32[:,:,:], float32[:], float32[:,:,::1])", **_SETTINGS)
 def _divided(sums, energies, audio):  # type: ignore[no-untyped-def]
     for n in range(len(energies)):
         energy = max(energies[n], np.float32(1e-11))
-        for c in range(len(sums)):
-            audio[n, c] = sums[c, n] / energy
+        for j in range(len(sums)):
+            for c in range(sums.shape[1]):
+                audio[n, j, c] = sums[j, c, n] / energy

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import mediafile
 import numpy as np
-from numpy.typing import NDArray
 
 from demixr_daemon import publishing, stems
 from demixr_daemon.errors import AudioError, Cancelled, SettingError, output_error, shown
@@ -31,6 +30,7 @@ from demixr_daemon.stems import Recipe, Source, StemSet
 
 if TYPE_CHECKING:  # it imports torch, which is slow: left to those who separate
     from demixr_daemon.separation.loading import LoadedModel
+    from demixr_daemon.separation.stft import Stems
 
 # What goes wrong with tags is told by exceptions; mediafile logs it besides.
 logging.getLogger("mediafile").addHandler(logging.NullHandler())
@@ -203,15 +203,17 @@ def _separated(track: Track, model: LoadedModel) -> Iterator[tuple[Block, Mappin
         if len(resampled := there(np.empty((0, channels), np.float32), last=True)):
             yield resampled
 
-    def at_track_rate(blocks: Iterable[NDArray[np.float32]]) -> Iterator[Block]:
+    def at_track_rate(blocks: Iterable[Stems]) -> Iterator[Stems]:
+        if track.rate_hz == backend.rate_hz:
+            yield from blocks
+            return
         for block in blocks:
-            yield back(block.reshape(len(block), -1))
-        yield back(np.empty((0, count * channels), np.float32), last=True)
+            yield back(block.reshape(len(block), -1)).reshape(-1, count, channels)
+        yield back(np.empty((0, count * channels), np.float32), last=True).reshape(-1, count, channels)
 
-    def paired(estimates: Block) -> tuple[Block, Mapping[str, Block]]:
+    def paired(estimates: Stems) -> tuple[Block, Mapping[str, Block]]:
         mixture = waiting.take(len(estimates))
-        by_target = estimates[: len(mixture)].reshape(-1, count, channels)
-        return mixture, {target: by_target[:, index] for index, target in enumerate(backend.targets)}
+        return mixture, {target: estimates[: len(mixture), index] for index, target in enumerate(backend.targets)}
 
     audio = at_model_rate(waiting.put)
     separated = backend.separate(audio, at_model_rate(), downmix_matrix(track.layout))
@@ -221,7 +223,7 @@ def _separated(track: Track, model: LoadedModel) -> Iterator[tuple[Block, Mappin
     for _ in audio:  # what was too short to be seen at the model's rate
         pass
     if rest := len(waiting):  # rounding of two rates against each other: a sample or so
-        yield paired(np.zeros((rest, count * channels), np.float32))
+        yield paired(np.zeros((rest, count, channels), np.float32))
 
 
 class _Queue:

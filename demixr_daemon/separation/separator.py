@@ -53,7 +53,7 @@ class Backend(Protocol):
         :param audio: blocks (samples, channels) at ``rate_hz``.
         :param ahead: the same audio once more, to be read some minutes ahead of the stems.
         :param downmix: (channels, 2), how these channels make stereo.
-        :return: blocks (samples, targets, channels); together at least as many samples as came in.
+        :return: together at least as many samples as came in.
         """
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Stems = NDArray[np.float32]
-"""Blocks of all targets, (samples, targets, channels)."""
+"""Blocks of all targets, (samples, targets, channels); in memory one target lies after the other."""
 
 N_FFT = 4096
 HOP_SAMPLES = 1024
@@ -107,9 +107,9 @@ class InverseStft:
         cut = min(self._to_cut, len(energies))
         self._to_cut -= cut
         targets, channels, samples = sums.shape
-        audio = np.empty((samples - cut, targets, channels), np.float32)
+        audio = np.empty((targets, samples - cut, channels), np.float32)
         _divided(sums[..., cut:], energies[cut:], audio)
-        return audio
+        return audio.transpose(1, 0, 2)
 
 
 _SETTINGS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": True}
@@ -146,8 +146,8 @@ def _add_energies(window, frames, energies):  # type: ignore[no-untyped-def]
 
 @numba.njit("void(float32[:,:,:], float32[:], float32[:,:,::1])", **_SETTINGS)
 def _divided(sums, energies, audio):  # type: ignore[no-untyped-def]
-    for n in range(len(energies)):
-        energy = max(energies[n], np.float32(1e-11))
-        for j in range(len(sums)):
-            for c in range(sums.shape[1]):
-                audio[n, j, c] = sums[j, c, n] / energy
+    for j in range(audio.shape[0]):
+        for n in range(audio.shape[1]):
+            energy = max(energies[n], np.float32(1e-11))
+            for c in range(audio.shape[2]):
+                audio[j, n, c] = sums[j, c, n] / energy

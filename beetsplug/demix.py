@@ -73,7 +73,7 @@ class DemixPlugin(BeetsPlugin):
         parser.add_option("--instrumental", action="store_true", default=None, help="write the track less its vocals too")
         parser.add_option("--quantization", help=f"{' or '.join(QUANTIZATIONS)}")
         parser.add_option("--device", help=f"{' or '.join(DEVICES)}")
-        parser.add_option("--niter", type="int", help="iterations of the Wiener filter")
+        parser.add_option("--niter", help="iterations of the Wiener EM, 0 to 10, or auto")
         parser.add_option("--memory", type="int", help="megabytes to stay within, where the model allows; more is faster")
         parser.add_option("--queue", action="store_true", help="let the daemon do it")
         parser.add_option("--remove", action="store_true", help="delete the stems of these tracks")

@@ -75,7 +75,7 @@ def recipe_for(track: Track, model: Model, options: Options) -> Recipe:
         model=model.name,
         model_sha256=model.sha256,
         quantization=options.quantization,
-        niter=options.niter,
+        niter=model.iterations(options.niter),
         stems=options.stems,
         format=options.format,
         bits=bits if lossless else 0,
@@ -137,9 +137,10 @@ def demix(
     track = open_track(path)
     recipe = recipe_for(track, model.model, options)
     loaded = model.options
-    if (loaded.quantization, loaded.niter) != (options.quantization, options.niter):
-        raise SettingError(f"the model was loaded for {loaded.quantization} and niter {loaded.niter}, not for "
-                           f"{options.quantization} and {options.niter}")  # fmt: skip
+    niter = model.model.iterations(loaded.niter)
+    if (loaded.quantization, niter) != (recipe.quantization, recipe.niter):
+        raise SettingError(f"the model was loaded for {loaded.quantization} and niter {niter}, not for "
+                           f"{recipe.quantization} and {recipe.niter}")  # fmt: skip
     folder = folder or stems.folder_for(path)
     before = _stat(path)
     source_hash = fingerprint(path)

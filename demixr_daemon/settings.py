@@ -13,6 +13,7 @@ FORMATS = ("flac", "wav", "mp3", "opus", "m4a")
 QUANTIZATIONS = ("int8", "fp32", "fp16")
 DEVICES = ("cpu", "cuda")
 BITS = ("auto", "16", "24", "float")
+NITERS = ("auto", *map(str, range(11)))
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Options:
     """``int8`` is faster and smaller; ``fp32`` runs the weights as they were trained; ``fp16`` is for GPUs."""
     device: str = "cpu"
     """``cuda`` runs the networks on an NVIDIA GPU, in ``fp16`` or ``fp32``."""
-    niter: int = 1
-    """Iterations of the Wiener EM, 0 to 10."""
+    niter: str = "auto"
+    """Iterations of the Wiener EM, 0 to 10; 0 gives each stem its ratio of the mixture. ``auto``: as the model does best."""
     targets: tuple[str, ...] = TARGETS
     """The stems to write."""
     instrumental: bool = False
@@ -49,7 +50,7 @@ class Options:
         _one_of("device", self.device, DEVICES)
         _one_of("format", self.format, FORMATS)
         _one_of("bits", self.bits, BITS)
-        _between("niter", self.niter, 0, 10)
+        _one_of("niter", self.niter, NITERS)
         _between("bitrate", self.bitrate, 32, 320)
         _between("threads", self.threads, 0, 1024)
         _between("memory", self.memory, 1, 10**6)

@@ -451,6 +451,17 @@ def test_without_a_network_for_other_it_is_still_a_target(tmp_path: Path) -> Non
     assert ModelStore().find(str(tmp_path)).targets == ("vocals", "drums", "piano", "other")
 
 
+@pytest.mark.parametrize(("content", "niter"), [
+    (None, 1), ("", 1), ("[]", 1), ("{}", 1), ('{"niter": 0}', 0), ('{"niter": 3}', 3), ('{"niter": 11}', 1), ('{"niter": "x"}', 1),
+])  # fmt: skip
+def test_auto_niter_is_what_the_model_says(tmp_path: Path, content: str | None, niter: int) -> None:
+    (tmp_path / "vocals.pth").touch()
+    if content is not None:
+        (tmp_path / "separator.json").write_text(content)
+    model = ModelStore().find(str(tmp_path))
+    assert (model.iterations("auto"), model.iterations("2")) == (niter, 2)
+
+
 def test_hash_of_a_model_is_of_every_file(weights: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(weights, tmp_path / "copy")
     before = ModelStore().find(str(folder)).sha256

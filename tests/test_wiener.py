@@ -10,7 +10,7 @@ from demixr_daemon.separation.wiener import Window, add, covariances, masked
 
 
 def upstream(
-    magnitudes: NDArray[np.float32], mixture: NDArray[np.complex64], iterations: int, *, residual: bool = False
+    magnitudes: NDArray[np.float32], mixture: NDArray[np.complex64], iterations: int, **options: bool
 ) -> NDArray[np.complex128]:
     """``openunmix.filtering.wiener`` in double precision, in our layout."""
     openunmix.network(4)  # imports the package the way that works without torchaudio
@@ -18,7 +18,7 @@ def upstream(
 
     estimates = torch.from_numpy(magnitudes).permute(1, 3, 2, 0).double()  # (frames, bins, channels, targets)
     mix = torch.view_as_real(torch.from_numpy(mixture)).permute(0, 2, 1, 3).double()  # (frames, bins, channels, 2)
-    out = reference(estimates, mix, iterations, residual=residual)  # (frames, bins, channels, 2, targets)
+    out = reference(estimates, mix, iterations, **options)  # (frames, bins, channels, 2, targets)
     result: NDArray[np.complex128] = torch.view_as_complex(out.permute(4, 0, 2, 1, 3).contiguous()).numpy()
     return result
 
@@ -32,7 +32,7 @@ def mixture(frames: int, loudness: float, *, dual_mono: bool = False) -> NDArray
 
 
 def ours(
-    magnitudes: NDArray[np.float32], x: NDArray[np.complex64], iterations: int, *, residual: bool = False
+    magnitudes: NDArray[np.float32], x: NDArray[np.complex64], iterations: int, *, residual: bool = False, ratio: bool = False
 ) -> NDArray[np.complex64]:
     masks = (magnitudes / np.maximum(np.abs(x), 1e-30)).astype(np.float32)
     if residual:
@@ -41,7 +41,7 @@ def ours(
     for part in (slice(0, 7), slice(7, None)):
         for target, mask in enumerate(masks):
             add(sums[target], masked(mask[part], x[part]))
-    window = Window(masks, x, sums, iterations)
+    window = Window(masks, x, sums, iterations, ratio=ratio)
     return np.concatenate([window.targets(slice(first, first + 9)) for first in range(0, len(x), 9)], axis=1)
 
 
@@ -71,6 +71,16 @@ def test_residual_is_upstreams(targets: int) -> None:
     separated = ours(magnitudes, x, 1, residual=True)
     assert len(separated) == targets + 1
     assert np.linalg.norm(separated - expected) <= 1e-4 * np.linalg.norm(expected)
+
+
+def test_ratio_is_upstreams_softmask() -> None:
+    x = mixture(40, 30.0)
+    magnitudes = np.abs(x) * np.random.default_rng(4).random((4, *x.shape), np.float32)
+    magnitudes[:, 7] = 0
+    expected = upstream(magnitudes, x, 0, softmask=True)
+    separated = ours(magnitudes, x, 0, ratio=True)
+    assert np.linalg.norm(separated - expected) <= 1e-4 * np.linalg.norm(expected)
+    assert not np.any(separated[:, 7])
 
 
 def test_targets_of_the_em_sum_to_the_mixture() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demixr_daemon import configuration
-from demixr_daemon.errors import LicenceError, ModelError, SettingError, output_error, shown
+from demixr_daemon.errors import LicenceError, ModelError, output_error, shown
+from demixr_daemon.settings import NITERS
 
 if TYPE_CHECKING:  # they take a fifth of a second, which `demixr status` should not
     from demixr_daemon.separation.models import ModelStore, Offer, Report
@@ -35,7 +36,7 @@ def add_to(commands: Any) -> None:
     export.add_argument("model")
     export.add_argument("file", type=Path)
     export.add_argument("--quantization", choices=("int8", "fp32"), default="int8")
-    export.add_argument("--niter", type=int, default=1, help="iterations of the Wiener EM (default 1)")
+    export.add_argument("--niter", choices=NITERS, default="auto", metavar="N", help="of the Wiener EM (default: auto)")
     export.set_defaults(run=_export)
     remove = actions.add_parser("remove", help="delete a downloaded model")
     remove.add_argument("model")
@@ -132,14 +133,12 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from demixr_daemon.separation import loading, openunmix
 
-    if not 0 <= arguments.niter <= 10:
-        raise SettingError(f"--niter: {arguments.niter} is not from 0 to 10")
     model = store_of(arguments).find(arguments.model)
     model.check()
     nets = loading.targets(model)
     if arguments.quantization == "int8":
         nets = {target: openunmix.quantized(net) for target, net in nets.items()}
-    separator = openunmix.standalone(nets, arguments.niter if len(nets) > 1 else 0)
+    separator = openunmix.standalone(nets, model.iterations(arguments.niter) if len(nets) > 1 else 0)
     new = arguments.file.parent / f".{arguments.file.name}.{os.getpid()}.new"
     try:
         with open(new, "wb") as file:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demixr_daemon.errors import SettingError, shown
+from demixr_daemon.settings import NITERS
 
 if TYPE_CHECKING:  # all of this imports torch, or takes its time
     from demixr_daemon.evaluation.report import SongReport
@@ -33,7 +34,7 @@ def add_parser(commands: Any, store: Callable[[argparse.Namespace], ModelStore])
                         help="name or folder of weights; may be given again (default: auto)")  # fmt: skip
     parser.add_argument("--quantization", default="int8", metavar="Q",
                         help="int8, fp32, or int8,fp32 side by side (default: int8)")  # fmt: skip
-    parser.add_argument("--niter", type=int, default=1, help="iterations of the Wiener filter (default: 1)")
+    parser.add_argument("--niter", choices=NITERS, default="auto", metavar="N", help="of the Wiener EM (default: auto)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all (default: 0)")
     parser.add_argument("--seconds", type=float, default=0.0, help="score so much of each song, from its middle (default: all)")
     parser.add_argument("--plain", action="store_true", help="plain SDR alone, without BSS Eval, which takes minutes a song")

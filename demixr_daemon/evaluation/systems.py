@@ -43,9 +43,9 @@ class Separator:
     :raises ModelError: the weights are damaged.
     """
 
-    def __init__(self, model: Model, quantization: str = "int8", niter: int = 1, threads: int = 0) -> None:
+    def __init__(self, model: Model, quantization: str = "int8", niter: str = "auto", threads: int = 0) -> None:
         self.model = model
-        self.name = f"{model.name} {quantization}" + (f" niter {niter}" if niter != 1 else "")
+        self.name = f"{model.name} {quantization}" + ("" if niter == "auto" else f" niter {niter}")
         # without a network of its own, "other" is what the rest leaves, which is no true one to compare with
         self._options = Options(quantization=quantization, niter=niter, threads=threads, format="wav", bits="float",
                                 targets=tuple(model.weights))  # fmt: skip

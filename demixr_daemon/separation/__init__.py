@@ -9,7 +9,7 @@
     int8        the same in 8-bit integers
     lstm        the recurrent kernel of that
     chunks      a track through the LSTMs, chunk by chunk
-    wiener      multichannel Wiener EM, one fused kernel
+    wiener      multichannel Wiener EM in fused kernels
     separator   blocks in, stem blocks out; the ``Backend`` interface
     background  a generator in a thread of its own
     models      weights on this machine: catalogue, downloads, own folders

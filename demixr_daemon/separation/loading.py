@@ -70,7 +70,8 @@ def load(
         networks = {target: FloatNetwork(net, options.device, dtype) for target, net in targets(model).items()}
     grid = grid or _grid(list(networks.values()), options)
     threads = options.threads or len(os.sched_getaffinity(0))
-    return LoadedModel(model, options, OpenUnmixBackend(networks, niter=options.niter, grid=grid, threads=threads))
+    niter = model.iterations(options.niter)
+    return LoadedModel(model, options, OpenUnmixBackend(networks, niter=niter, grid=grid, threads=threads))
 
 
 def _try_cuda() -> None:

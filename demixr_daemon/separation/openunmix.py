@@ -142,9 +142,13 @@ def standalone(nets: Mapping[str, nn.Module], niter: int = 1) -> torch.jit.Scrip
 
 
 def reference(nets: Mapping[str, nn.Module], niter: int = 1) -> nn.Module:
-    """Upstream's own separator around these networks: the whole track at once, for comparison and export."""
+    """Upstream's own separator around these networks: the whole track at once, for comparison and export.
+
+    Without iterations, targets that make up the whole mixture get their ratio of it.
+    """
+    softmask = not niter and len(nets) > 1 and "other" in nets
     module: nn.Module = _import_without_torchaudio("openunmix.model").Separator(
-        target_models=nets, niter=niter, n_fft=N_FFT, n_hop=HOP_SAMPLES, nb_channels=2, sample_rate=RATE_HZ
+        target_models=nets, niter=niter, softmask=softmask, n_fft=N_FFT, n_hop=HOP_SAMPLES, nb_channels=2, sample_rate=RATE_HZ
     )
     for parameter in module.parameters():
         parameter.requires_grad_(False)

@@ -62,7 +62,7 @@ class OpenUnmixBackend:
 
     :param networks: by target. Without ``other`` among them, it is what the rest leaves of the mixture.
     :param grid: how tracks are cut; the result hardly depends on it.
-    :param niter: iterations of the Wiener EM; 0 leaves the mixture's phase on each network's estimate.
+    :param niter: iterations of the Wiener EM. Without any, networks for the whole mixture share it by the ratio of their masks.
     :param threads: how many threads share the work. The result does not depend on it.
     """
 
@@ -134,21 +134,21 @@ class _Separation:
 
     def _windows(self, encoded: Iterable[Encoded], waiting: _Frames) -> Iterator[tuple[Tensor, Window]]:
         """Window by window the spectra ``(frames, channels, BINS)`` and their filter, which lasts until the next but one."""
-        for masks, part in zip(itertools.cycle(self._masks), _windows(encoded), strict=False):
+        for buffer, part in zip(itertools.cycle(self._masks), _windows(encoded), strict=False):
             spectra = waiting.take(len(part))
-            window = self._filter(spectra, part, masks)
+            window = self._filter(spectra, part, buffer)
             del part  # its chunk must be gone before the next one is made
             yield spectra, window
 
-    def _filter(self, spectra: Tensor, encoded: Encoded, room: Tensor) -> Window:
+    def _filter(self, spectra: Tensor, encoded: Encoded, buffer: Tensor) -> Window:
         mixture = _stereo(spectra, self._downmix)
-        count = len(room)
-        masks = room.flatten()[: count * mixture.numel()].view(count, *mixture.shape)
+        count = len(buffer)
+        masks = buffer.flatten()[: count * mixture.numel()].view(count, *mixture.shape)  # the last window is shorter
         sums = covariances(count, BINS)
 
         def add_up(index: int) -> None:
             if self._niter:
-                for part in _parts(0, len(mixture), _PART_FRAMES):
+                for part in _parts(0, len(mixture), _CACHED_FRAMES):
                     add(sums[index], masked(masks[index, part].numpy(), mixture[part].numpy()))
 
         @torch.inference_mode()
@@ -160,7 +160,7 @@ class _Separation:
         if self._residual:
             torch.sub(1.0, masks[:-1].sum(0), out=masks[-1])
             add_up(count - 1)
-        return Window(masks.numpy(), mixture.numpy(), sums, self._niter)
+        return Window(masks.numpy(), mixture.numpy(), sums, self._niter, ratio=not self._residual and count > 1)
 
 
 @torch.inference_mode()

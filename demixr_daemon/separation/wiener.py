@@ -62,15 +62,19 @@ class Window:
     :param masks: what each network lets pass, real, (targets, frames, 2, bins).
     :param mixture: (frames, 2, bins).
     :param sums: of every frame's estimates, by :func:`add`; changed. Not looked at without iterations.
-    :param iterations: EM steps; 0 leaves the estimates as they are.
+    :param iterations: EM steps.
+    :param ratio: without any, divide each mask by the sum of all, which upstream calls ``softmask``.
     """
 
-    def __init__(self, masks: Masks, mixture: Spectra, sums: Covariances, iterations: int = 1) -> None:
+    def __init__(
+        self, masks: Masks, mixture: Spectra, sums: Covariances, iterations: int = 1, *, ratio: bool = False
+    ) -> None:
         self.count = len(masks)
         self._masks = masks
         self._mixture = mixture
         self._covariances: Covariances | None = None
         self._filtered: Spectra | None = None
+        self._ratio = ratio and not iterations
         if not iterations:
             return
         self._power_scale = max(1.0, math.sqrt(_largest_power(mixture)) / _HEADROOM) ** -2
@@ -92,8 +96,11 @@ class Window:
             return self._filtered[:, frames]
         mixture = self._mixture[frames]
         targets = np.empty((self.count, *mixture.shape), np.complex64)
-        for masks, target in zip(self._masks, targets, strict=True):
-            _mask(masks[frames], mixture, target)
+        masks = self._masks[:, frames]
+        if self._ratio:
+            masks = masks / np.maximum(masks.sum(axis=0), np.float32(_EPS))
+        for mask, target in zip(masks, targets, strict=True):
+            _mask(mask, mixture, target)
         if self._covariances is not None:
             _filter(targets, mixture, self._covariances, self._power_scale)
         return targets

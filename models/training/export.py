@@ -55,10 +55,13 @@ def _settings(hidden_size: int) -> dict[str, Any]:
     }
 
 
-def export(chosen: dict[str, tuple[Path, str]], folder: Path) -> int:
-    """Write the model; ``chosen`` gives each target's checkpoint and kind of weights. The bytes written."""
+def export(chosen: dict[str, tuple[Path, str]], folder: Path, niter: int = 1) -> int:
+    """Write the model; ``chosen`` gives each target's checkpoint and kind of weights. The bytes written.
+
+    :param niter: iterations of the Wiener EM that it does best with; 0 for ratio masks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    separator = {"nfft": N_FFT, "nhop": HOP_SAMPLES, "nb_channels": 2, "sample_rate": RATE_HZ}
+    separator = {"nfft": N_FFT, "nhop": HOP_SAMPLES, "nb_channels": 2, "sample_rate": RATE_HZ, "niter": niter}
     for target, (checkpoint, weights) in chosen.items():
         nets = restored(load(checkpoint), weights)
         state = packed(nets.nets[target].state_dict())
@@ -80,6 +83,8 @@ def main() -> None:
                         help="the weights' moving average, or the last ones (default average)")  # fmt: skip
     for target in TARGETS:
         parser.add_argument(f"--{target}", metavar="CHECKPOINT[:KIND]", help=f"take {target} from another checkpoint")
+    parser.add_argument("--niter", type=int, choices=range(11), default=1, metavar="N",
+                        help="iterations of the Wiener EM that it does best with; 0: ratio masks (default 1)")  # fmt: skip
     options = parser.parse_args()
     chosen: dict[str, tuple[Path, str]] = {}
     for target in TARGETS:
@@ -89,7 +94,7 @@ def main() -> None:
             parser.error(f"no such checkpoint: {path}")
         if chosen[target][1] not in ("average", "weights"):
             parser.error(f"--{target}: the kind after the colon is average or weights")
-    size = export(chosen, Path(options.folder))
+    size = export(chosen, Path(options.folder), options.niter)
     print(f"{options.folder}: {size / 1e6:.1f} MB")
 
 

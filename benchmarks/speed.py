@@ -161,7 +161,7 @@ _STAGES: dict[str, list[tuple[Any, str]]] = {
 def _ours(track: Path, name: str, threads: int) -> Result:
     from demixr_daemon.pipeline import demix
 
-    options = Options(threads=threads)
+    options = Options(threads=threads, niter=1)
     model = loading.load(ModelStore().find(name), options)
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "part.flac"

@@ -1,7 +1,8 @@
 """Demixr for beets: separate the tracks of a music library into stems.
 
     pipeline      the spine: one track in, one published stem set out
-    stems         a stem set on disk: names, manifest, atomic publish
+    stems         a stem set on disk: names, manifest, how it follows its track
+    publishing    how a folder of stems comes into being: whole, in one step
     library       what the beets library records of a stem set
     planning      what is to be done with tracks of the library
     following     stems follow their track

@@ -110,7 +110,7 @@ def options(section: confuse.ConfigView) -> Options:
         model=section["model"].as_str(),
         quantization=section["quantization"].as_str(),
         device=section["device"].as_str(),
-        niter=str(section["niter"].get()),
+        niter=section["niter"].get(),
         targets=tuple(section["targets"].as_str_seq()),
         instrumental=section["instrumental"].get(bool),
         format=section["format"].as_str(),

@@ -29,8 +29,8 @@ class Options:
     """``int8`` is faster and smaller; ``fp32`` runs the weights as they were trained; ``fp16`` is for GPUs."""
     device: str = "cpu"
     """``cuda`` runs the networks on an NVIDIA GPU, in ``fp16`` or ``fp32``."""
-    niter: str = "auto"
-    """Iterations of the Wiener EM, 0 to 10; 0 gives each stem its ratio of the mixture. ``auto``: as the model does best."""
+    niter: int | str = "auto"
+    """Iterations of the Wiener EM, 0 to 10; 0: the stems share the mixture by ratio. ``auto``: as the model does best."""
     targets: tuple[str, ...] = TARGETS
     """The stems to write."""
     instrumental: bool = False
@@ -50,7 +50,7 @@ class Options:
         _one_of("device", self.device, DEVICES)
         _one_of("format", self.format, FORMATS)
         _one_of("bits", self.bits, BITS)
-        _one_of("niter", self.niter, NITERS)
+        _one_of("niter", str(self.niter), NITERS)
         _between("bitrate", self.bitrate, 32, 320)
         _between("threads", self.threads, 0, 1024)
         _between("memory", self.memory, 1, 10**6)

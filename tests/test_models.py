@@ -452,7 +452,8 @@ def test_without_a_network_for_other_it_is_still_a_target(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("content", "niter"), [
-    (None, 1), ("", 1), ("[]", 1), ("{}", 1), ('{"niter": 0}', 0), ('{"niter": 3}', 3), ('{"niter": 11}', 1), ('{"niter": "x"}', 1),
+    (None, 1), ("", 1), ("[]", 1), ("{}", 1), ('{"niter": 0}', 0), ('{"niter": 3}', 3), ('{"niter": 11}', 1),
+    ('{"niter": "x"}', 1),
 ])  # fmt: skip
 def test_auto_niter_is_what_the_model_says(tmp_path: Path, content: str | None, niter: int) -> None:
     (tmp_path / "vocals.pth").touch()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from demixr_daemon.errors import AudioError, SettingError
-from demixr_daemon.separation import loading, openunmix
+from demixr_daemon.separation import loading, openunmix, separator
 from demixr_daemon.separation.channels import downmix_matrix
 from demixr_daemon.separation.chunks import Grid
 from demixr_daemon.separation.int8 import Int8Network, quantize
@@ -124,6 +127,38 @@ def test_no_grid_shows(nets: dict[str, Network], grid: Grid, seconds: float) -> 
     assert chunked.shape == (len(audio), 4, 2)
     difference = np.sum(np.square(whole - chunked))
     assert difference <= 1e-6 * np.sum(np.square(whole))
+
+
+@pytest.mark.parametrize("niter", [0, 1])
+def test_a_slow_inverse_transform_sees_its_own_masks(
+    nets: dict[str, Network], niter: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = made_mixture(50.0)  # seven windows
+    backend = OpenUnmixBackend(nets, niter=niter, threads=3)
+    expected = run(backend, audio)
+    transformed = separator._transformed
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.02)
+        return transformed(*arguments)
+
+    monkeypatch.setattr(separator, "_transformed", slowly)
+    np.testing.assert_array_equal(run(backend, audio), expected)
+
+
+def test_a_chunk_is_gone_before_the_next_is_made(trained: dict[str, torch.nn.Module]) -> None:
+    rooms: list[weakref.ref[NDArray[Any]]] = []
+    alive: list[int] = []
+
+    class Watched(FloatNetwork):
+        def hidden(self, frames: int) -> torch.Tensor:
+            alive.append(sum(room() is not None for room in rooms))
+            room = np.empty((frames, 32), np.float32)
+            rooms.append(weakref.ref(room))
+            return torch.from_numpy(room)
+
+    run(OpenUnmixBackend({"vocals": Watched(copy.deepcopy(trained["vocals"]))}, grid=Grid(700, 0)), made_mixture(60.0))
+    assert alive == [0, 1, 1] * 4  # of each layer the one below
 
 
 def test_threads_change_nothing(nets: dict[str, Network], small_nets: dict[str, Network]) -> None:

@@ -1,4 +1,4 @@
-"""The fused kernel is upstream's filter."""
+"""The fused kernels are upstream's filter."""
 
 import numpy as np
 import pytest

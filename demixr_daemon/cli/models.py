@@ -36,7 +36,8 @@ def add_to(commands: Any) -> None:
     export.add_argument("model")
     export.add_argument("file", type=Path)
     export.add_argument("--quantization", choices=("int8", "fp32"), default="int8")
-    export.add_argument("--niter", choices=NITERS, default="auto", metavar="N", help="of the Wiener EM (default: auto)")
+    export.add_argument("--niter", choices=NITERS, default="auto", metavar="N",
+                        help="iterations of the Wiener EM, 0 to 10 (default: auto, as the model does best)")  # fmt: skip
     export.set_defaults(run=_export)
     remove = actions.add_parser("remove", help="delete a downloaded model")
     remove.add_argument("model")

@@ -34,7 +34,8 @@ def add_parser(commands: Any, store: Callable[[argparse.Namespace], ModelStore])
                         help="name or folder of weights; may be given again (default: auto)")  # fmt: skip
     parser.add_argument("--quantization", default="int8", metavar="Q",
                         help="int8, fp32, or int8,fp32 side by side (default: int8)")  # fmt: skip
-    parser.add_argument("--niter", choices=NITERS, default="auto", metavar="N", help="of the Wiener EM (default: auto)")
+    parser.add_argument("--niter", choices=NITERS, default="auto", metavar="N",
+                        help="iterations of the Wiener EM, 0 to 10 (default: auto, as the model does best)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all (default: 0)")
     parser.add_argument("--seconds", type=float, default=0.0, help="score so much of each song, from its middle (default: all)")
     parser.add_argument("--plain", action="store_true", help="plain SDR alone, without BSS Eval, which takes minutes a song")

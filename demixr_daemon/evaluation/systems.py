@@ -38,7 +38,7 @@ class Mixture:
 
 
 class Separator:
-    """A model through the same pipeline as everybody's tracks: chunks, quantization, Wiener filter, the rest to ``other``.
+    """A model through the same pipeline as everybody's tracks: chunks, quantization, filter, the rest to ``other``.
 
     :raises ModelError: the weights are damaged.
     """

@@ -29,7 +29,7 @@ from demixr_daemon.settings import Options
 
 _LONGEST_CHUNK = 16384  # frames; longer ones are hardly faster, and progress and cancelling wait for them
 _WINDOW_MB = 120  # what the Wiener filter and the files on their way take
-_OPTIONS = ("quantization", "device", "niter", "threads", "memory")  # those that a loaded model depends on
+_OPTIONS = ("quantization", "device", "threads", "memory")  # those that a loaded model depends on
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class LoadedModel:
 
     def fits(self, options: Options) -> bool:
         """Whether loading it for ``options`` would give the same."""
-        return all(getattr(self.options, key) == getattr(options, key) for key in _OPTIONS)
+        same = all(getattr(self.options, key) == getattr(options, key) for key in _OPTIONS)
+        return same and self.model.iterations(self.options.niter) == self.model.iterations(options.niter)
 
 
 def load(

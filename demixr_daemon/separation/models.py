@@ -55,7 +55,7 @@ class Model:
         """The stems it gives; without a network for ``other``, that is what the rest leaves of the mixture."""
         return (*self.weights, *(() if "other" in self.weights else ("other",)))
 
-    def iterations(self, niter: str) -> int:
+    def iterations(self, niter: int | str) -> int:
         """Of the Wiener EM, for one of :data:`~demixr_daemon.settings.NITERS`."""
         return self._niter if niter == AUTO else int(niter)
 
@@ -66,7 +66,7 @@ class Model:
             said = json.loads((self.folder / "separator.json").read_text("utf-8"))["niter"]
         except (OSError, ValueError, LookupError, TypeError):
             return 1
-        return said if isinstance(said, int) and 0 <= said <= 10 else 1
+        return int(said) if isinstance(said, int) and 0 <= said <= 10 else 1
 
     @cached_property
     def hashes(self) -> Mapping[str, str]:

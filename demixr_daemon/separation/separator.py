@@ -62,7 +62,7 @@ class OpenUnmixBackend:
 
     :param networks: by target. Without ``other`` among them, it is what the rest leaves of the mixture.
     :param grid: how tracks are cut; the result hardly depends on it.
-    :param niter: iterations of the Wiener EM. Without any, networks for the whole mixture share it by the ratio of their masks.
+    :param niter: iterations of the Wiener EM; with 0 the targets share the mixture by the ratio of their masks.
     :param threads: how many threads share the work. The result does not depend on it.
     """
 
@@ -134,13 +134,14 @@ class _Separation:
 
     def _windows(self, encoded: Iterable[Encoded], waiting: _Frames) -> Iterator[tuple[Tensor, Window]]:
         """Window by window the spectra ``(frames, channels, BINS)`` and their filter, which lasts until the next but one."""
-        for buffer, part in zip(itertools.cycle(self._masks), _windows(encoded), strict=False):
+        buffers = itertools.cycle(self._masks)
+        for part in _in_windows(encoded):
             spectra = waiting.take(len(part))
-            window = self._filter(spectra, part, buffer)
+            window = self._window(spectra, part, next(buffers))
             del part  # its chunk must be gone before the next one is made
             yield spectra, window
 
-    def _filter(self, spectra: Tensor, encoded: Encoded, buffer: Tensor) -> Window:
+    def _window(self, spectra: Tensor, encoded: Encoded, buffer: Tensor) -> Window:
         mixture = _stereo(spectra, self._downmix)
         count = len(buffer)
         masks = buffer.flatten()[: count * mixture.numel()].view(count, *mixture.shape)  # the last window is shorter
@@ -160,7 +161,7 @@ class _Separation:
         if self._residual:
             torch.sub(1.0, masks[:-1].sum(0), out=masks[-1])
             add_up(count - 1)
-        return Window(masks.numpy(), mixture.numpy(), sums, self._niter, ratio=not self._residual and count > 1)
+        return Window(masks.numpy(), mixture.numpy(), sums, self._niter, ratio=count > 1)
 
 
 @torch.inference_mode()
@@ -201,7 +202,7 @@ def _like(separated: Tensor, spectra: Tensor) -> Tensor:
     return share * spectra
 
 
-def _windows(chunks: Iterable[Encoded]) -> Iterator[Encoded]:
+def _in_windows(chunks: Iterable[Encoded]) -> Iterator[Encoded]:
     """The same frames, in Wiener windows."""
     rest: Encoded | None = None
     for chunk in chunks:

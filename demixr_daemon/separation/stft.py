@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Stems = NDArray[np.float32]
-"""Blocks of all targets, (samples, targets, channels); in memory one target lies after the other."""
+"""Blocks of all targets, (samples, targets, channels)."""
 
 N_FFT = 4096
 HOP_SAMPLES = 1024
@@ -109,7 +109,7 @@ class InverseStft:
         targets, channels, samples = sums.shape
         audio = np.empty((targets, samples - cut, channels), np.float32)
         _divided(sums[..., cut:], energies[cut:], audio)
-        return audio.transpose(1, 0, 2)
+        return audio.transpose(1, 0, 2)  # in memory one target after the other, as files want them
 
 
 _SETTINGS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": True}

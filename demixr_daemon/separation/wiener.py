@@ -34,6 +34,7 @@ WINDOW_FRAMES = 300
 _EPS = 1e-10  # upstream's ``eps``: the energy of the white noise that is taken out
 _HEADROOM = 10.0  # upstream's ``scale_factor``: mixtures louder than this are scaled down for the regularization
 _BINS_AT_ONCE = 64
+_FRAMES_AT_ONCE = 5
 
 
 def masked(masks: Masks, mixture: Spectra) -> Spectra:
@@ -72,28 +73,24 @@ class Window:
         self.count = len(masks)
         self._masks = masks
         self._mixture = mixture
-        self._covariances: Covariances | None = None
-        self._filtered: Spectra | None = None
         self._ratio = ratio and not iterations
-        if not iterations:
-            return
-        self._power_scale = max(1.0, math.sqrt(_largest_power(mixture)) / _HEADROOM) ** -2
-        _normalize(sums, self._power_scale)
-        self._covariances = sums
-        if iterations > 1:
-            targets = self.targets(slice(0, len(mixture)))
-            for _ in range(iterations - 1):
-                sums[:] = 0.0
-                for covariance, target in zip(sums, targets, strict=True):
+        self._filters: list[Covariances] = []
+        if iterations:
+            self._power_scale = max(1.0, math.sqrt(_largest_power(mixture)) / _HEADROOM) ** -2
+            self._add_filter(sums)
+        for _ in range(iterations - 1):
+            sums = np.zeros_like(sums)
+            for first in range(0, len(mixture), _FRAMES_AT_ONCE):
+                for covariance, target in zip(sums, self.targets(slice(first, first + _FRAMES_AT_ONCE)), strict=True):
                     add(covariance, target)
-                _normalize(sums, self._power_scale)
-                _filter(targets, mixture, sums, self._power_scale)
-            self._filtered = targets
+            self._add_filter(sums)
+
+    def _add_filter(self, sums: Covariances) -> None:
+        _normalize(sums, self._power_scale)
+        self._filters.append(sums)
 
     def targets(self, frames: slice) -> Spectra:
         """The targets ``(targets, frames, 2, bins)`` in some frames of the window."""
-        if self._filtered is not None:
-            return self._filtered[:, frames]
         mixture = self._mixture[frames]
         targets = np.empty((self.count, *mixture.shape), np.complex64)
         masks = self._masks[:, frames]
@@ -101,8 +98,8 @@ class Window:
             masks = masks / np.maximum(masks.sum(axis=0), np.float32(_EPS))
         for mask, target in zip(masks, targets, strict=True):
             _mask(mask, mixture, target)
-        if self._covariances is not None:
-            _filter(targets, mixture, self._covariances, self._power_scale)
+        for covariances in self._filters:
+            _filter(targets, mixture, covariances, self._power_scale)
         return targets
 
 

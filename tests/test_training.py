@@ -91,9 +91,10 @@ def test_from_songs_to_a_model_that_separates(songs: Path, tmp_path: Path, song:
     told = run("evaluate", checkpoint, "--songs", songs / "second", "--no-falcon")
     assert set(re.findall(r"second +(\w+) +SDR +-?\d+\.\d\d dB", told)) == set(TARGETS)
 
-    run("export", checkpoint, tmp_path / "toy")
+    run("export", checkpoint, tmp_path / "toy", "--niter", 0)
     model = ModelStore().find(str(tmp_path / "toy"))
     assert tuple(model.weights) == TARGETS
+    assert model.iterations("auto") == 0
     track = song("track.flac", seconds=6.0)
     for quantization in ("int8", "fp32"):
         options = Options(quantization=quantization, bits="24")
@@ -101,6 +102,14 @@ def test_from_songs_to_a_model_that_separates(songs: Path, tmp_path: Path, song:
         total = sum(read(stems.path(target)) for target in TARGETS)
         assert np.abs(total - stems.gain * read(track)).max() < 1e-6
         assert all(np.abs(read(stems.path(target))).max() > 1e-4 for target in TARGETS)
+
+    further = run("train", songs, "--out", tmp_path / "further", "--begin-with", tmp_path / "toy", "--ratio", "--steps", 2,
+                  "--batch", 2, "--frames", 48, "--threads", 1, "--log-every", 1)  # fmt: skip
+    assert re.search(r"step 2 .*( \w+ \d\.\d+){4}$", further, re.MULTILINE)
+    before, after = (restored(load_checkpoint(tmp_path / run / "checkpoint.pt"), "weights") for run in ("run", "further"))
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        assert old.shape == new.shape
+        assert 0 < float((old - new).detach().abs().max()) < 0.1 * float(old.detach().abs().max()) + 0.01
 
 
 def test_vocals_are_trained_on_over_records(songs: Path, tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from models.training.songs import ACCOMPANIMENT, RATE_HZ
 
 EQ_HZ = (30, 90, 250, 600, 1500, 3500, 8000, 16000)
 EQ_SPREAD_DB = 4.0
+BASS_TILT_DB = (-1.0, 5.0)  # an octave from the first of these to the second: amplifiers and engineers make basses growl
+BASS_TILT_HZ = (90.0, 900.0)
+BASS_PIVOT_HZ = 150.0
 WOBBLE_SHARES = {"vocals": 0.1, "drums": 0.0, "bass": 0.15, "other": 0.35, ACCOMPANIMENT: 0.0}
 SHARES = {  # of the crops of a target that get an effect
     "distortion": {"vocals": 0.2, "drums": 0.3, "bass": 0.4, "other": 0.4, ACCOMPANIMENT: 0.1},
@@ -82,9 +85,11 @@ def coloured(sound: Sound, target: str, rng: np.random.Generator) -> Sound:
     return panned(sound, rng)
 
 
-def eq_curve(low_cut_hz: float, rng: np.random.Generator) -> Sound:
+def eq_curve(target: str, low_cut_hz: float, rng: np.random.Generator) -> Sound:
     """A random smooth gain per bin, ``(BINS,)``, with a cut of 36 dB an octave below ``low_cut_hz`` (0 for none)."""
     bins_hz = np.maximum(np.arange(BINS) * RATE_HZ / N_FFT, EQ_HZ[0])
     gains_db = np.interp(np.log(bins_hz), np.log(EQ_HZ), rng.normal(0, EQ_SPREAD_DB, len(EQ_HZ)))
+    if target == "bass":
+        gains_db += rng.uniform(*BASS_TILT_DB) * np.log2(np.clip(bins_hz, *BASS_TILT_HZ) / BASS_PIVOT_HZ)
     gains_db -= 10 * np.log10(1 + (low_cut_hz / bins_hz) ** 12)
     return np.asarray(10 ** (gains_db / 20), dtype=np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from demixr_daemon.separation.openunmix import network
+from demixr_daemon.separation.openunmix import load_target, network
 from demixr_daemon.separation.stft import N_FFT
 from models.training.songs import RATE_HZ, TARGETS
 
@@ -95,6 +96,17 @@ class JointNetworks(nn.Module):
         kept = (torch.rand(batch, 1, device=states[0].device) < CARRIED_SHARE).to(states[0].dtype)
         hidden, cell = (state[:, order] * kept for state in states)
         return hidden, cell
+
+
+def of_model(folder: Path) -> JointNetworks:
+    """The networks of a model folder, to train on from its weights."""
+    targets: dict[str, Any] = {target: load_target(folder / f"{target}.pth") for target in TARGETS}
+    first = targets[TARGETS[0]]
+    nets = JointNetworks(first.hidden_size, first.input_mean.numpy(), first.input_scale.numpy())
+    nets.untie()
+    for target, net in targets.items():
+        nets.nets[target].load_state_dict(net.state_dict())
+    return nets
 
 
 def _head(net: Any, hidden: torch.Tensor, by_frame: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ MASTER_DB = (-12.0, 5.0)
 WHOLE_SHARE = 0.2  # share of draws that are a song's own four stems at one moment
 RECORD_SHARE = 0.4  # and that are vocals over a record without any, where there are such
 VOCALS_CUT_HZ = (70.0, 160.0)  # every record has its vocals cut somewhere there
-BASS_CUT_HZ = (200.0, 350.0)  # for ``other`` of songs whose bass sits there
+BASS_CUT_HZ = (500.0, 900.0)  # for ``other`` of songs whose bass sits there
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def draw_sources(library: Library, size: int, frames: int, judge_every: int, rng
         parts = _whole_parts(song, length, rng) if song else _random_parts(library, length, targets, rng)
         for target, part in parts.items():
             sounds[target][item] = part.sound.T
-            curves[target][item, 0, :, 0] = eq_curve(part.low_cut_hz, rng)
+            curves[target][item, 0, :, 0] = eq_curve(target, part.low_cut_hz, rng)
     window = torch.hann_window(N_FFT)
     spectra = {}
     for target in files:

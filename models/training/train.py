@@ -21,7 +21,7 @@ import torch
 
 from demixr_daemon.separation.stft import HOP_SAMPLES, N_FFT
 from models.training.checkpoint import CHECKPOINT, Average, Progress, keep_freed_memory, load, restored, save
-from models.training.joint import JointNetworks, input_statistics
+from models.training.joint import JointNetworks, input_statistics, of_model
 from models.training.mixing import Batch, draw_sources
 from models.training.songs import TARGETS, Library
 
@@ -92,6 +92,13 @@ def losses(estimates: dict[str, torch.Tensor], batch: Batch) -> dict[str, torch.
     return result
 
 
+def ratios(estimates: dict[str, torch.Tensor], batch: Batch) -> dict[str, torch.Tensor]:
+    """Each target's share of the mixture by the ratio of the estimates, as ``niter`` 0 separates."""
+    mixture = batch.mixture[..., batch.judged]
+    total = torch.maximum(sum(estimates.values(), torch.zeros(())), 0.1 * mixture) + 1e-8
+    return {target: estimate * (mixture / total) for target, estimate in estimates.items()}
+
+
 def untied(nets: JointNetworks, optimizer: torch.optim.Optimizer, rate: float) -> torch.optim.Optimizer:
     """Give every target its own trunk; the new optimizer goes on from the moments of the common one."""
     before = {name: optimizer.state.get(value) for name, value in nets.named_parameters(remove_duplicate=False)}
@@ -125,7 +132,8 @@ def train(options: argparse.Namespace) -> None:
         nets = restored(state, "weights").to(device)
         progress = Progress(state["step"], state["elapsed_s"])
     elif options.begin_with:
-        nets = restored(load(options.begin_with), "weights").to(device)
+        begun = options.begin_with
+        nets = (of_model(begun) if begun.is_dir() else restored(load(begun), "weights")).to(device)
     else:
         rngs = [np.random.default_rng([options.seed, 0, draw]) for draw in range(STATISTICS_DRAWS)]
         drawn = [draw_sources(library, options.batch, options.frames, 1, rng).mixed(rng, False) for rng in rngs]
@@ -158,7 +166,7 @@ def train(options: argparse.Namespace) -> None:
         batch = cpu_batch.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=not options.float32):
             estimates = nets(batch.mixture, batch.judged, options.targets)
-        by_target = losses(estimates, batch)
+        by_target = losses(ratios(estimates, batch) if options.ratio else estimates, batch)
         optimizer.zero_grad()
         torch.stack([TARGET_WEIGHTS[target] * loss for target, loss in by_target.items()]).sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
@@ -187,7 +195,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="train", description=__doc__)
     parser.add_argument("roots", nargs="+", help="folders of song folders; those that come later are picked up")
     parser.add_argument("--out", required=True, help="folder of the checkpoint")
-    parser.add_argument("--begin-with", type=Path, metavar="CHECKPOINT", help="begin with its weights, and a new budget")
+    parser.add_argument("--begin-with", type=Path, metavar="WEIGHTS", help="a checkpoint or a model folder to begin with")
+    parser.add_argument("--ratio", action="store_true",
+                        help="learn what the ratio of all masks makes of the mixture, not each target for itself")  # fmt: skip
     parser.add_argument("--held-out", nargs="*", default=[], metavar="SONG", help="names of song folders never used")
     parser.add_argument("--hidden", type=int, default=256, help="hidden size of each network (default 256)")
     parser.add_argument("--batch", type=int, default=16, help="mixtures per step (default 16)")
@@ -217,8 +227,10 @@ def main() -> None:
         or min(options.remixes, options.judge_every) < 1
     ):
         parser.error("--hidden must be even; --hidden, --batch, --frames at least 2; --remixes, --judge-every at least 1")
-    if options.begin_with and not options.begin_with.is_file():
-        parser.error(f"no such checkpoint: {options.begin_with}")
+    if options.begin_with and not options.begin_with.exists():
+        parser.error(f"no such checkpoint or model folder: {options.begin_with}")
+    if options.ratio and set(options.targets) != set(TARGETS):
+        parser.error("--ratio needs all targets")
     if options.frames * HOP_SAMPLES <= N_FFT or options.steps < 0 or options.minutes <= 0 or options.threads < 1:
         parser.error("--frames must be above 4, --steps not negative, --minutes and --threads positive")
     try:

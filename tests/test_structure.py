@@ -31,7 +31,7 @@ OWNERS = {
     "av": {*(f"demixr_daemon/separation/{name}.py" for name in ("decode", "excerpt", "files")), "demixr_daemon/intake/kept.py",
            "demixr_daemon/web/covers.py"},
     "soxr": {"demixr_daemon/separation/channels.py"},
-    "requests": {"demixr_daemon/separation/models.py"},
+    "requests": {"demixr_daemon/separation/transfer.py"},
     "mediafile": {"demixr_daemon/pipeline.py", "demixr_daemon/intake/kept.py", "demixr_daemon/web/covers.py"},
     "matplotlib": {"demixr_daemon/evaluation/plots.py"},
     "yt_dlp": {f"demixr_daemon/intake/{name}.py" for name in ("downloader", "playlists", "reasons", "session")},

@@ -15,7 +15,8 @@ from demixr_daemon.errors import LicenceError, ModelError, output_error, shown
 from demixr_daemon.settings import NITERS
 
 if TYPE_CHECKING:  # they take a fifth of a second, which `demixr status` should not
-    from demixr_daemon.separation.models import ModelStore, Offer, Report
+    from demixr_daemon.separation.models import ModelStore, Offer
+    from demixr_daemon.separation.transfer import Report
 
 
 def add_to(commands: Any) -> None:

@@ -13,6 +13,7 @@
     separator   blocks in, stem blocks out; the ``Backend`` interface
     background  a generator in a thread of its own
     models      weights on this machine: catalogue, downloads, own folders
+    transfer    one file over HTTP, resumed
     loading     weights → backend, through the cache of quantized weights
     files       one audio file, written block by block
     encode      stem blocks → audio files whose sum is the mixture

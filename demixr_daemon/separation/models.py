@@ -12,18 +12,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import platformdirs
-import requests
 
 from demixr_daemon.errors import LicenceError, ModelError, output_error, shown
+from demixr_daemon.separation.transfer import Report, fetch, sha256_of
 from demixr_daemon.settings import TARGETS
 
 EMBEDDED = "demixr-small"
@@ -32,13 +31,6 @@ SUMS = "SHA256SUMS"
 
 # ``auto`` takes the first that is present. umxl is not among them: its licence allows non-commercial use only.
 _PREFERENCE = ("umxhq", EMBEDDED)
-_ATTEMPTS = 5
-_PIECE_BYTES = 1 << 14  # what a broken connection can lose
-_TIMEOUT_S = (10, 60)  # connect, silence
-
-Report = Callable[[str, int, int], None]
-"""Called while a file comes in: its name, the bytes there so far, the bytes expected."""
-
 
 @dataclass(frozen=True)
 class Model:
@@ -71,7 +63,7 @@ class Model:
     @cached_property
     def hashes(self) -> Mapping[str, str]:
         """Target → SHA-256 of its file as it is now."""
-        return {target: _sha256(path) for target, path in self.weights.items()}
+        return {target: sha256_of(path) for target, path in self.weights.items()}
 
     @cached_property
     def sha256(self) -> str:
@@ -183,53 +175,12 @@ class ModelStore:
             for entry in offer.files.values():
                 pinned = sums.get(entry["name"], "")
                 expected = pinned if pinned.startswith(entry["sha256"]) else entry["sha256"]
-                sums[entry["name"]] = self._fetch(folder, offer, entry["name"], expected, report)
+                url = f"{(self.mirror or offer.url).rstrip('/')}/{entry['name']}"
+                sums[entry["name"]] = fetch(url, folder / entry["name"], expected, report)
                 _write_sums(folder, sums)
         except OSError as error:
-            if isinstance(error, requests.RequestException):
-                raise
             raise ModelError(str(output_error(error, folder)).replace("the stems", "the weights")) from error
         return self.find(name)
-
-    def _fetch(self, folder: Path, offer: Offer, name: str, sha256: str, report: Report | None) -> str:
-        """One file, through ``<name>.part``.
-
-        :return: its SHA-256.
-        """
-        final, part = folder / name, folder / f"{name}.part"
-        if final.exists():
-            if (found := _sha256(final)).startswith(sha256):
-                return found
-            final.unlink()  # damaged since: fetch it again
-        base = self.mirror or offer.url
-        url = base.rstrip("/") + "/" + name
-        for attempt in range(1, _ATTEMPTS + 1):
-            had = part.stat().st_size if part.exists() else 0
-            try:
-                _stream(url, part, name, report)
-                break
-            except requests.HTTPError as error:
-                raise ModelError(f"{url}: the server answered {error.response.status_code} "
-                                 f"{error.response.reason}; try later, or set demix.mirror") from error  # fmt: skip
-            except ValueError as error:  # requests' own for addresses are among them
-                raise ModelError(f"{url}: no address to download from; set demix.mirror to an https:// one") from error
-            except requests.RequestException as error:
-                now = part.stat().st_size if part.exists() else 0
-                if now > had and attempt < _ATTEMPTS:
-                    continue  # it got further: go on from there
-                if now:
-                    raise ModelError(f"{url}: the connection broke off after {now} bytes; run again to resume") from error
-                where = urlsplit(url).netloc
-                raise ModelError(f"cannot reach {where}: check the network, or set demix.mirror; the embedded model "
-                                 f"{EMBEDDED} works without") from error  # fmt: skip
-        found = _sha256(part)
-        if not found.startswith(sha256):
-            part.unlink()
-            raise ModelError(f"{url}: refused: its SHA-256 is {found}, expected {sha256}; try later or another mirror")
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        part.replace(final)
-        return found
 
     def remove(self, name: str) -> bool:
         """Delete a downloaded model; whether there was one.
@@ -247,32 +198,6 @@ class ModelStore:
         return True
 
 
-def _stream(url: str, part: Path, name: str, report: Report | None) -> None:
-    """Append to ``part`` what it lacks."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"}  # ranges count the bytes of the file itself
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as answer:
-        if answer.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # all of it is there already
-        answer.raise_for_status()
-        resumed = re.match(rf"bytes {have}-", answer.headers.get("Content-Range", "")) is not None
-        if answer.status_code == requests.codes.partial_content and not resumed:
-            raise requests.ConnectionError("the server sent another range than was asked for")
-        have = have if resumed else 0
-        announced = answer.headers.get("Content-Length")
-        total = have + int(announced) if announced else 0
-        with open(part, "ab" if resumed else "wb") as file:
-            for piece in answer.iter_content(_PIECE_BYTES):
-                file.write(piece)
-                have += len(piece)
-                if report:
-                    report(name, have, total)
-        if have < total:
-            raise requests.ConnectionError("the connection closed early")
-
-
 def _weights(folder: Path) -> dict[str, Path]:
     """Target → file. Where a target has several files, the one named plainly, as upstream's loader does."""
     found: dict[str, Path] = {}
@@ -285,14 +210,6 @@ def _weights(folder: Path) -> dict[str, Path]:
 
 def _folders(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(f"{shown(path)}: {error.strerror}; check the file") from error
 
 
 def _read_sums(folder: Path) -> dict[str, str]:

@@ -98,8 +98,8 @@ class Window:
             masks = masks / np.maximum(masks.sum(axis=0), np.float32(_EPS))
         for mask, target in zip(masks, targets, strict=True):
             _mask(mask, mixture, target)
-        for covariances in self._filters:
-            _filter(targets, mixture, covariances, self._power_scale)
+        for step in self._filters:
+            _filter(targets, mixture, step, self._power_scale)
         return targets
 
 

@@ -32,6 +32,7 @@ SUMS = "SHA256SUMS"
 # ``auto`` takes the first that is present. umxl is not among them: its licence allows non-commercial use only.
 _PREFERENCE = ("umxhq", EMBEDDED)
 
+
 @dataclass(frozen=True)
 class Model:
     """Weights that are present."""

@@ -120,8 +120,9 @@ def read(path: Path) -> NDArray[np.float64]:
 
 
 def sdr_db(reference: NDArray[np.floating], estimate: NDArray[np.floating]) -> float:
-    """10 log10 of the reference's energy over that of the difference."""
-    return float(10 * np.log10(np.sum(np.square(reference)) / np.sum(np.square(reference - estimate))))
+    """10 log10 of the reference's energy over that of the difference; infinite where there is none."""
+    with np.errstate(divide="ignore"):
+        return float(10 * np.log10(np.sum(np.square(reference)) / np.sum(np.square(reference - estimate))))
 
 
 class Library:

@@ -89,17 +89,20 @@ def chromium() -> Iterator[Any]:
 def window(chromium: Any, listening: Listening) -> Iterator[Callable[..., Any]]:
     """Open the page: ``window("#track=1", viewport=...)``. No script may fail and no console error appear.
 
-    ``url`` opens it elsewhere.
+    ``url`` opens it elsewhere. ``routed``: its requests go through the driver from the first on, for tests that answer some of
+    them: Chromium lets pass what is asked while that begins.
     """
     wrong: list[str] = []
     contexts = []
 
-    def open_page(link: str = "", *, url: str = "", **options: Any) -> Any:
+    def open_page(link: str = "", *, url: str = "", routed: bool = False, **options: Any) -> Any:
         # the recorder, and waiting for an expression, are what the page's policy forbids; one test keeps it
         context = chromium.new_context(**({"viewport": {"width": 1280, "height": 800}, "bypass_csp": True} | options))
         contexts.append(context)
         if options.get("bypass_csp", True):
             context.add_init_script(TAP)
+        if routed:
+            context.route("**/nothing", lambda route: route.continue_())
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -116,8 +119,8 @@ def window(chromium: Any, listening: Listening) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
-def page(window: Callable[..., Any]) -> Any:
-    return window()
+def page(window: Callable[..., Any], request: pytest.FixtureRequest) -> Any:
+    return window(routed="routed" in request.keywords)
 
 
 def start(page: Any, title: str) -> None:
@@ -346,6 +349,7 @@ def test_a_server_that_is_gone_comes_back(window: Callable[..., Any], listening:
         process.wait(90)
 
 
+@pytest.mark.routed
 def test_a_page_that_was_opened_without_its_server_begins_later(page: Any) -> None:
     page.route("**/api/state", lambda route: route.abort())
     page.reload()
@@ -356,11 +360,11 @@ def test_a_page_that_was_opened_without_its_server_begins_later(page: Any) -> No
     assert page.locator("#tab-work").is_visible()
 
 
+@pytest.mark.routed
 def test_the_queue_waits_for_a_server_that_is_gone(page: Any) -> None:
     page.select_option("#sort", "album")
     page.wait_for_function("document.querySelector('#rows b').textContent === 'Alpha'")
     start(page, "Beta")
-    page.wait_for_timeout(500)
     left = page.locator("#queue-count").text_content()
     page.route(ASKED, lambda route: route.abort())
     page.wait_for_selector("#gone:visible")  # it is three seconds long
@@ -372,6 +376,7 @@ def test_the_queue_waits_for_a_server_that_is_gone(page: Any) -> None:
     assert page.locator("#queue-count").text_content() == str(int(left) - 1)
 
 
+@pytest.mark.routed
 def test_a_queue_of_damaged_tracks_is_not_used_up(page: Any) -> None:
     start(page, "Alpha")
     for _ in range(4):
@@ -386,6 +391,7 @@ def test_a_queue_of_damaged_tracks_is_not_used_up(page: Any) -> None:
     assert page.locator("#now-title").text_content() == "Alpha"
 
 
+@pytest.mark.routed
 def test_a_failure_of_another_time_skips_nothing(page: Any, listening: Listening) -> None:
     """What is chosen while the track before it is looked up plays, whatever becomes of that."""
     start(page, "Alpha")
@@ -408,6 +414,7 @@ def test_a_failure_of_another_time_skips_nothing(page: Any, listening: Listening
     assert page.locator(".toast.bad").count() == 0
 
 
+@pytest.mark.routed
 def test_further_rows_wait_for_a_server_that_is_gone(page: Any) -> None:
     def many(route: Any) -> None:
         content = route.fetch().json()
@@ -425,6 +432,7 @@ def test_further_rows_wait_for_a_server_that_is_gone(page: Any) -> None:
     assert page.locator("#rows .row").count() == 60
 
 
+@pytest.mark.routed
 def test_a_waveform_is_asked_for_again(page: Any) -> None:
     page.route("**/peaks/**", lambda route: route.abort())
     start(page, "Alpha")
@@ -641,6 +649,15 @@ def test_the_queue_keeps_the_focus(page: Any) -> None:
     page.wait_for_function("document.querySelector('#now-title').textContent === 'Beta'")
     page.wait_for_timeout(100)
     assert page.evaluate(focused) == "Tone"
+
+
+def test_rows_that_come_anew_keep_the_focus(page: Any) -> None:
+    """On the very button: a key that follows does what it would have done before."""
+    page.get_by_role("button", name="Add to the queue: Tone").focus()
+    with page.expect_response("**/api/tracks?*"):
+        page.evaluate("document.activeElement.id = 'old'; document.querySelector('#stems').dispatchEvent(new Event('change'))")
+    page.wait_for_function("document.activeElement.id !== 'old'")
+    assert page.evaluate("document.activeElement.ariaLabel") == "Add to the queue: Tone"
 
 
 def test_space_opens_the_chooser_of_files(page: Any) -> None:

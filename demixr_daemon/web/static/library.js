@@ -48,9 +48,10 @@ export class Library extends EventTarget {
       const list = $('#rows');
       list.className = this.kind === 'albums' ? 'albums' : 'rows';
       const nodes = rows.map((row) => (this.kind === 'albums' ? this.album(row) : this.track(row)));
-      const held = further ? null : document.activeElement?.closest('#rows .row')?.dataset.id;
+      const held = further ? null : document.activeElement?.closest('#rows .row button');
       further ? list.append(...nodes) : list.replaceChildren(...nodes);
-      if (held) $(`.row[data-id="${held}"] .open`, list)?.focus({preventScroll: true});
+      const row = held && $(`.row[data-id="${held.closest('.row').dataset.id}"]`, list);
+      if (row) ($$('button', row).find(({title}) => title === held.title) ?? $('.open', row)).focus({preventScroll: true});
       if (!further) $('#library').scrollTop = 0;
       this.notice(this.rows.length ? null : await this.nothing());
       this.mark(this.current);

@@ -16,6 +16,7 @@ import resource
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -672,6 +673,22 @@ def test_second_load_takes_the_file(model: Model, expected: NDArray[np.float32],
     before = cached.stat()
     assert np.array_equal(separated(loading.load(model, cache=cached.parent)), expected)
     assert (cached.stat().st_ino, cached.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_what_nobody_loads_any_more_leaves_the_cache(model: Model, cached: Path) -> None:
+    """When another model comes in; what was loaded lately stays, however old it is."""
+    long_ago = time.time() - 90 * 86400
+    gone = {cached.with_name(name) for name in ("gone-torch1.pt", "gone-torch1.sha256", ".gone-torch1.pt.4711")}
+    for path in gone:
+        path.write_bytes(b"of a model that was removed")
+    before = set(cached.parent.iterdir())
+    for path in before:
+        os.utime(path, (long_ago, long_ago))
+    loading.load(model, cache=cached.parent)
+    assert set(cached.parent.iterdir()) == before
+    cached.with_suffix(".sha256").write_text("damaged, so that it is built again")
+    loading.load(model, cache=cached.parent)
+    assert set(cached.parent.iterdir()) == before - gone
 
 
 def _cut(path: Path) -> None:

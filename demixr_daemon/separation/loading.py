@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import resource
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from demixr_daemon.settings import Options
 
 _LONGEST_CHUNK = 16384  # frames; longer ones are hardly faster, and progress and cancelling wait for them
 _WINDOW_MB = 120  # what the Wiener filter and the files on their way take
+_KEPT_S = 60 * 86400  # what nobody has loaded for so long leaves the cache when the next model enters it
 _OPTIONS = ("quantization", "device", "threads", "memory")  # those that a loaded model depends on
 
 
@@ -131,6 +133,7 @@ def _cached_int8(model: Model, cache: Path) -> dict[str, int8.State]:
     if _intact(path):
         with contextlib.suppress(RuntimeError, OSError, EOFError):
             cached: dict[str, int8.State] = torch.load(path, weights_only=True)
+            _mark_used(path)
             return cached
     states = {target: int8.quantize(net) for target, net in targets(model).items()}
     new = path.with_name(f".{path.name}.{os.getpid()}")
@@ -141,9 +144,25 @@ def _cached_int8(model: Model, cache: Path) -> dict[str, int8.State]:
         new.write_bytes(content.getbuffer())
         new.replace(path)
         path.with_suffix(".sha256").write_text(hashlib.sha256(content.getbuffer()).hexdigest(), "ascii")
+        _forget_unused(cache)
     with contextlib.suppress(OSError):
         new.unlink()  # a full disk cut it short
     return states
+
+
+def _mark_used(path: Path) -> None:
+    """Many file systems do not write down by themselves when a file was read."""
+    with contextlib.suppress(OSError):
+        for file in (path, path.with_suffix(".sha256")):
+            os.utime(file, ns=(time.time_ns(), file.stat().st_mtime_ns))
+
+
+def _forget_unused(cache: Path) -> None:
+    """Delete what is left of models that are gone, and of other versions of this program and of torch."""
+    for file in cache.iterdir():
+        with contextlib.suppress(OSError):
+            if file.stat().st_atime < time.time() - _KEPT_S:
+                file.unlink()
 
 
 def _intact(path: Path) -> bool:

@@ -37,6 +37,27 @@ class KillerPlugin(BeetsPlugin):
             os.kill(os.getpid(), signal.SIGKILL)
 """
 
+# One that kills the process where it has deleted the first of an import's own files, and that is the one that says "complete".
+HALF_FORGETFUL = """
+import os, shutil, signal
+from pathlib import Path
+from beets.plugins import BeetsPlugin
+
+class KillerPlugin(BeetsPlugin):
+    def __init__(self):
+        super().__init__()
+        whole = shutil.rmtree
+
+        def half(place, *arguments, **named):
+            first = Path(os.fsdecode(place)) / "complete"
+            if not first.exists():
+                return whole(place, *arguments, **named)
+            first.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        shutil.rmtree = half
+"""
+
 
 @pytest.fixture
 def keeper(home: Home) -> Iterator[Callable[..., Any]]:
@@ -65,12 +86,18 @@ def album(home: Home) -> Path:
     return folder
 
 
-def to_be_killed(home: Home, event: str, time: int) -> None:
-    """At the n-th time of this event."""
+def with_killer(home: Home, code: str) -> Path:
+    """Let beets load this plugin; where it is."""
     configure(home, "plugins: demix", f"plugins: demix killer\npluginpath: {home.base / 'plugins'}")
     plugin = home.base / "plugins" / "killer.py"
     plugin.parent.mkdir()
-    plugin.write_text(KILLER)
+    plugin.write_text(code)
+    return plugin
+
+
+def to_be_killed(home: Home, event: str, time: int) -> None:
+    """At the n-th time of this event."""
+    plugin = with_killer(home, KILLER)
     (plugin.parent / "when").write_text(f"{event} {time} {home.base / 'killed'}")
 
 
@@ -170,7 +197,7 @@ def test_what_an_earlier_import_of_the_job_left_stays(home: Home, keeper: Callab
     source = album(home)
     with pytest.raises(CrashError):
         keeper("import", path=str(source))
-    keeper("undo", key="key")
+    keeper("forget", key="key")
     assert home.fields("$title") == ["Title 0"]
     keeper("import", path=str(source))
     assert home.fields("$title", "title::.", "title+") == [f"Title {number}" for number in range(4)]
@@ -179,10 +206,22 @@ def test_what_an_earlier_import_of_the_job_left_stays(home: Home, keeper: Callab
 def test_undone_when_it_is_not_wanted_any_more(home: Home, keeper: Callable[..., Any]) -> None:
     source = album(home)
     killed(home, keeper, source, "item_moved", 2)
-    keeper("undo", key="key")
+    keeper("forget", key="key")
     assert home.fields("$title") == []
     assert tracks(home) == []
     assert len(list(source.glob("*.flac"))) == 3
+
+
+def test_killed_while_a_complete_import_is_forgotten(home: Home, keeper: Callable[..., Any]) -> None:
+    """Half of what the import wrote down for itself is no reason to take it back."""
+    with_killer(home, HALF_FORGETFUL)
+    keeper("import", path=str(album(home)))
+    with pytest.raises(CrashError):
+        keeper("forget", key="key")
+    keeper("forget", key="key")
+    assert len(home.fields("$title")) == 3
+    assert tracks(home) == ["01 Title 1.flac", "02 Title 2.flac", "03 Title 3.flac"]
+    assert not (home.music / ".demixr" / "key" / "import").exists()
 
 
 @pytest.mark.parametrize("how", ["move: no, copy: no", "link: yes, copy: no", "hardlink: yes, copy: no"])

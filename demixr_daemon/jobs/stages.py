@@ -48,7 +48,7 @@ class Stages:
         """Leave nothing of a job's downloads and copies."""
         with contextlib.suppress(DemixrError, OSError):
             if (self.place(key) / "import").exists():  # of an import that did not come to its end, more is to be taken back
-                self.library.call({"do": "undo", "key": key})
+                self.library.call({"do": "forget", "key": key})
             shutil.rmtree(self.place(key), ignore_errors=True)
             self.configuration.staging.rmdir()  # if it is empty
 

@@ -37,7 +37,8 @@ class Turns:
         self.stages = stages
         self.ledger = stages.ledger
         self._stopping = threading.Event()
-        self._at_work: set[str] = set()
+        self._staging: set[tuple[str, int]] = set()
+        """Turns at work in the staging folders."""
 
     def run(self, key: str, turn: int) -> None:
         """Do what a job's turn is about; whatever goes wrong is written down, and returns."""
@@ -57,7 +58,8 @@ class Turns:
         if job is None:
             return
         watchful = Watchful(self.ledger, job, self._stopping.is_set)
-        self._at_work.add(key)
+        if job.stage in ("download", "import"):
+            self._staging.add((key, turn))
         try:
             self._wait_for_room(job, watchful)
             self.stages.bodies[job.stage](job, watchful)
@@ -68,7 +70,7 @@ class Turns:
                 threading.Event().wait()
             self._went_wrong(job, error)
         finally:
-            self._at_work.discard(key)
+            self._staging.discard((key, turn))
 
     def stop(self) -> None:
         """End what is running, without a word in the record: it begins anew with the next start."""
@@ -86,7 +88,7 @@ class Turns:
             for place in list(staging.iterdir()):
                 row = self.ledger.work.row(place.name)
                 over = row is None or row.state not in UNFINISHED or row.stage in ("separate", "record")
-                if over and place.name not in self._at_work:
+                if over and place.name not in {key for key, _ in tuple(self._staging)}:
                     self.stages.tidy(place.name)
 
     def _went_wrong(self, job: Job, error: Exception) -> None:

@@ -58,7 +58,7 @@ class Importing:
     def run(
         self, request: Mapping[str, Any], report: Callable[[Mapping[str, Any]], None], cancelled: Callable[[], bool]
     ) -> Mapping[str, Any]:
-        """``import``, ``find`` or ``record``; see these methods.
+        """``import``, ``find``, ``record`` or ``forget``; see these methods.
 
         :raises DemixrError: it went wrong.
         """
@@ -71,8 +71,8 @@ class Importing:
                     return {"items": [self._described(self._item(request["item_id"]))]}
                 case "record":
                     return self.record(**arguments)
-                case "undo":
-                    self._undo(self._settings.staging / request["key"] / "import", request["key"])
+                case "forget":
+                    self._forget(self._settings.staging / request["key"] / "import", request["key"])
                     return {}
                 case other:
                     raise ValueError(other)
@@ -174,7 +174,7 @@ class Importing:
         copies = place / "files" / source.name
         before = staging.read(place / "staged")
         if before is None or before["originals"] != stats or not _whole(copies, stats):
-            self._undo(place, key)
+            self._forget(place, key)
             place.mkdir(parents=True, exist_ok=True)
             staging.stage(source, [Path(name) for name in stats], place / "files", self._way)
             if stats != {name: staging.mark(Path(name)) for name in stats}:
@@ -188,12 +188,13 @@ class Importing:
         staged = None if (place / "complete").exists() else staging.read(place / "staged")
         return Unfinished(self._lib, self._settings.music, place, key, staged["others"]) if staged else None
 
-    def _undo(self, place: Path, key: str) -> None:
-        """Take back what an unfinished import left."""
+    def _forget(self, place: Path, key: str) -> None:
+        """Leave nothing of an import but what it did; of an unfinished one, not that either."""
         if begun := self._begun(place, key):
             _log.warning("an unfinished import is undone: %s", key)
             begun.undo()
-        if place.exists() and not (place / "complete").exists():
+        if place.exists():
+            (place / "staged").unlink(missing_ok=True)  # first of all: what a kill leaves must not look unfinished
             shutil.rmtree(place)
 
 

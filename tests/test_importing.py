@@ -37,7 +37,7 @@ class KillerPlugin(BeetsPlugin):
             os.kill(os.getpid(), signal.SIGKILL)
 """
 
-# One that kills the process where it has deleted the first of an import's own files, and that is the one that says "complete".
+# One that kills the process while it deletes an import's own files, where of the folder the file "complete" went first.
 HALF_FORGETFUL = """
 import os, shutil, signal
 from pathlib import Path
@@ -222,6 +222,15 @@ def test_killed_while_a_complete_import_is_forgotten(home: Home, keeper: Callabl
     assert len(home.fields("$title")) == 3
     assert tracks(home) == ["01 Title 1.flac", "02 Title 2.flac", "03 Title 3.flac"]
     assert not (home.music / ".demixr" / "key" / "import").exists()
+
+
+def test_what_beets_leaves_out_stays_where_it_is(home: Home, keeper: Callable[..., Any]) -> None:
+    configure(home, "plugins: demix", "plugins: demix\nignore: ['2.*']")
+    source = album(home)
+    assert len(keeper("import", path=str(source))["items"]) == 2
+    keeper("forget", key="key")
+    assert [path.name for path in source.glob("*.flac")] == ["2.flac"]
+    assert tracks(home) == ["01 Title 1.flac", "03 Title 3.flac"]
 
 
 @pytest.mark.parametrize("how", ["move: no, copy: no", "link: yes, copy: no", "hardlink: yes, copy: no"])

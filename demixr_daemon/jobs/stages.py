@@ -47,9 +47,11 @@ class Stages:
     def tidy(self, key: str) -> None:
         """Leave nothing of a job's downloads and copies."""
         with contextlib.suppress(DemixrError, OSError):
-            if (self.place(key) / "import").exists():  # of an import that did not come to its end, more is to be taken back
+            place = self.place(key)
+            if (place / "import").exists():  # the process that keeps the library knows what, and in which order
                 self.library.call({"do": "forget", "key": key})
-            shutil.rmtree(self.place(key), ignore_errors=True)
+            shutil.rmtree(place / "download", ignore_errors=True)
+            place.rmdir()  # if it is empty: of a job that was tried again meanwhile it is not
             self.configuration.staging.rmdir()  # if it is empty
 
     def _download(self, job: Job, watchful: Watchful) -> None:

@@ -139,12 +139,12 @@ def _cached_int8(model: Model, cache: Path) -> dict[str, int8.State]:
     new = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # no cache, no harm: it is built again next time
         cache.mkdir(parents=True, exist_ok=True)
+        _forget_unused(cache)
         content = io.BytesIO()  # torch's own writing to a file aborts the process when the disk is full
         torch.save(states, content)
         new.write_bytes(content.getbuffer())
         new.replace(path)
         path.with_suffix(".sha256").write_text(hashlib.sha256(content.getbuffer()).hexdigest(), "ascii")
-        _forget_unused(cache)
     with contextlib.suppress(OSError):
         new.unlink()  # a full disk cut it short
     return states
@@ -158,8 +158,8 @@ def _mark_used(path: Path) -> None:
 
 
 def _forget_unused(cache: Path) -> None:
-    """Delete what is left of models that are gone, and of other versions of this program and of torch."""
-    for file in cache.iterdir():
+    """Delete what is left of models that are gone or no longer used, and of other versions of this program and of torch."""
+    for file in cache.glob("*-torch*"):  # hidden ones, too: what a kill left
         with contextlib.suppress(OSError):
             if file.stat().st_atime < time.time() - _KEPT_S:
                 file.unlink()

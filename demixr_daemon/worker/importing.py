@@ -2,8 +2,8 @@
 
 An import is complete, or it begins anew. What arrived is copied to a staging folder inside the music folder; beets imports the
 copies and *moves* them, which there is one rename each; the originals are not touched before all is done. Order of writes:
-copies → ``staged`` → ``moves``, a line for each file before beets moves it → library → ``complete``. A staging folder without
-``complete`` is of an import that was killed; :mod:`.unfinished` says what becomes of it.
+copies → ``staged`` → ``moves``, a line for each file before beets moves it → library → ``complete``. A staging folder with
+``staged`` and without ``complete`` is of an import that was killed; :mod:`.unfinished` says what becomes of it.
 """
 
 from __future__ import annotations
@@ -107,7 +107,11 @@ class Importing:
             place.mkdir(parents=True, exist_ok=True)
             staged = self._staged(source, place, key, stats) if self._way or owned else source
             ids, duplicates = self._import(staged, place, key, singleton, fields)
-            done = {"items": ids or duplicates, "bad": bad, "duplicates": not ids, "originals": stats if ids else {}}
+            imported = {name: mark for name, mark in stats.items() if not (staged / Path(name).relative_to(source)).exists()}
+            if ids and staged != source:
+                for name in sorted(stats.keys() - imported.keys()):
+                    _log.warning("%s: beets left it out; it stays where it is", shown(Path(name)))
+            done = {"items": ids or duplicates, "bad": bad, "duplicates": not ids, "originals": imported if ids else {}}
             staging.write(place / "complete", done)
         if self._way == "move":
             staging.remove(source, done["originals"])

@@ -18,7 +18,7 @@ import mediafile
 import numpy as np
 
 from demixr_daemon import publishing, stems
-from demixr_daemon.errors import AudioError, Cancelled, SettingError, output_error, shown
+from demixr_daemon.errors import AudioError, BusyError, Cancelled, SettingError, output_error, shown
 from demixr_daemon.separation.background import in_background
 from demixr_daemon.separation.channels import Resampler, downmix_matrix
 from demixr_daemon.separation.decode import Block, Track, fingerprint, open_track
@@ -130,7 +130,7 @@ def demix(
     :raises AudioError: the track is missing, damaged, not audio, or changed meanwhile.
     :raises OutputError: the stems cannot be written.
     :raises SettingError: the options do not fit the track or the model.
-    :raises BusyError: another process is separating this track.
+    :raises BusyError: another process is separating this track, or one whose stems would have the same folder.
     :raises Cancelled: ``cancelled`` said so; nothing was left behind.
     """
     options = options or Options()
@@ -141,10 +141,13 @@ def demix(
     if (loaded.quantization, niter) != (recipe.quantization, recipe.niter):
         raise SettingError(f"the model was loaded for {loaded.quantization} and niter {niter}, not for "
                            f"{recipe.quantization} and {recipe.niter}")  # fmt: skip
-    folder = folder or stems.folder_for(path)
     before = _stat(path)
     source_hash = fingerprint(path)
+    beside = folder is None
+    folder = folder or stems.folder_for(path)
     with publishing.workplace(path, folder) as place:
+        if beside and stems.folder_for(path) != folder:  # another track of this name was a moment faster
+            raise BusyError(f"{shown(folder)}: has just been made by another process; run again")
         try:
             writer = StemWriter(
                 place, recipe.stems, fmt=recipe.format, bits=recipe.bits, rate_hz=track.rate_hz, channels=track.channels,
@@ -179,6 +182,8 @@ def demix(
             made.write_manifest(place)
         except OSError as error:
             raise output_error(error, folder.parent) from error
+        except SettingError as error:  # the format does not hold what this track has
+            raise SettingError(f"{shown(path)}: {error}") from error
         except RuntimeError as error:  # torch's, of a GPU whose memory is full or whose driver gave up
             if loaded.device == "cpu":
                 raise
@@ -274,7 +279,8 @@ def _tag(track: Path, files: Mapping[str, Path]) -> None:
         try:
             for name in ("artist", "album", "albumartist", "track", "tracktotal", "disc", "disctotal", "year", "bpm"):
                 if (value := getattr(original, name)) is not None:
-                    setattr(tagged, name, value)
+                    with contextlib.suppress(ValueError):  # a number that this format has no room for
+                        setattr(tagged, name, value)
             tagged.title = f"{original.title or shown(track.stem)} ({stem})"
             tagged.save()
         except mediafile.UnreadableFileError as error:

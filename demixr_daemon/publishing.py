@@ -1,8 +1,9 @@
 """How a folder of stems comes into being: whole, in one step.
 
 Order of writes: stems and manifest into a hidden folder beside the track, each synced, then one rename. A reader sees a
-complete set or none. The hidden folder's name follows from that of the set, and the track is locked while it is in use: two
-processes cannot work on one track, and what a killed one left behind is removed by the next that comes for the same track.
+complete set or none. Every process has a hidden folder of its own, whose name begins with a hash of the set's. It and the track
+are locked while it is in use: two processes cannot work on one track or set, and what a killed one left behind is removed by
+the next that comes for the same set. Where the file system knows no locks, both go on, and the last one wins.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from demixr_daemon.errors import AudioError, BusyError, OutputError, output_error, shown
+
+_DEAD_S = 86400  # without locks, who would work at a folder of that age?
 
 
 def is_hidden(name: str) -> bool:
@@ -26,27 +31,37 @@ def is_hidden(name: str) -> bool:
 
 
 def _hidden(folder: Path, kind: str) -> Path:
-    return folder.with_name(f".{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:16]}.demixr-{kind}")
+    return folder.with_name(f".{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:16]}{kind}")
 
 
 @contextlib.contextmanager
 def workplace(track: Path, folder: Path) -> Iterator[Path]:
     """A hidden folder beside ``folder`` to make the stems of ``track`` in; gone on leaving, unless it was published.
 
-    :raises BusyError: another process is at work on this track.
+    :raises BusyError: another process is at work on this track, or on one whose stems would have the same folder.
     :raises OutputError: there is no writing there.
     """
-    place = _hidden(folder, "new")
-    with _locked(track):
+    place = _hidden(folder, f"-{os.getpid()}-{secrets.token_hex(4)}.demixr-new")
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(_locked(track))
+        except BlockingIOError:
+            raise BusyError(f"{shown(track)}: is being separated by another process") from None
+        except OSError as error:
+            raise AudioError(f"{shown(track)}: {error.strerror}; check the file") from error
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            old = _hidden(folder, "old")
+            for leftover in folder.parent.glob(_hidden(folder, "-*.demixr-new").name):
+                _clear(leftover)
+            old = _hidden(folder, ".demixr-old")
             if old.exists() and not folder.exists():  # killed between two renames
                 old.rename(folder)
-            for leftover in (place, old):
-                if leftover.exists():
-                    shutil.rmtree(leftover)
+            shutil.rmtree(old, ignore_errors=True)
             place.mkdir()
+            held.enter_context(_locked(place))
+            place.stat()  # is it still there? Who came by before it was locked took it for a leftover
+        except (BlockingIOError, FileNotFoundError):
+            raise BusyError(f"{shown(folder)}: is being made by another process") from None
         except OSError as error:
             raise output_error(error, folder.parent) from error
         try:
@@ -55,20 +70,33 @@ def workplace(track: Path, folder: Path) -> Iterator[Path]:
             shutil.rmtree(place, ignore_errors=True)
 
 
+def _clear(leftover: Path) -> None:
+    """Delete what a killed process left behind.
+
+    :raises BlockingIOError: its process is alive.
+    """
+    with _locked(leftover) as lockable:
+        if lockable or leftover.stat().st_mtime < time.time() - _DEAD_S:
+            shutil.rmtree(leftover)
+
+
 @contextlib.contextmanager
-def _locked(track: Path) -> Iterator[None]:
-    """Hold the lock on a track; where the file system knows no locks, nothing."""
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold the lock on a file or folder; False where the file system knows no locks, and nothing is held.
+
+    :raises BlockingIOError: another process holds it.
+    :raises OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        descriptor = os.open(track, os.O_RDONLY)
-    except OSError as error:
-        raise AudioError(f"{shown(track)}: {error.strerror}; check the file") from error
-    try:
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(f"{shown(track)}: is being separated by another process") from None
-        yield
+        lockable = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            lockable = False
+        yield lockable
     finally:
         os.close(descriptor)
 
@@ -90,7 +118,7 @@ def publish(place: Path, folder: Path, ours: Collection[str] | None) -> None:
         if not replaces:
             place.rename(folder)
         else:
-            old = _hidden(folder, "old")
+            old = _hidden(folder, ".demixr-old")
             if _exchange(place, folder):
                 place.rename(old)
             else:

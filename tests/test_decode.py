@@ -159,6 +159,23 @@ class TestRefused:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         assert 44100 < len(decoded(path)) < 4 * 44100
 
+    def test_an_ogg_of_several_streams_is_read_to_its_end(self, song: Callable[..., Path]) -> None:
+        """Two files one after the other are a legal one; libsndfile reads the first stream alone."""
+        one, two = song("a.ogg", seconds=2.0), song("b.ogg", seconds=2.0)
+        one.write_bytes(one.read_bytes() + two.read_bytes())
+        assert abs(len(decoded(one)) - 4 * 44100) < 2048
+
+    def test_a_flac_without_a_length(self, song: Callable[..., Path]) -> None:
+        """As who writes into a pipe leaves it."""
+        path = song("a.flac", seconds=2.0)
+        content = bytearray(path.read_bytes())
+        assert content[4] & 127 == 0  # STREAMINFO; its last 36 bits before the MD5 sum are the number of samples
+        content[21] &= 0xF0
+        content[22:26] = bytes(4)
+        path.write_bytes(content)
+        assert open_track(path).declared_samples is None
+        assert len(decoded(path)) == 2 * 44100
+
     def test_truncated_m4a(self, tmp_path: Path) -> None:
         path = encode(tmp_path / "a.m4a", made_mixture(2.0), 44100, "aac", "fltp", "ipod")
         path.write_bytes(path.read_bytes()[:20_000])

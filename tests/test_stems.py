@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -152,6 +154,42 @@ def test_one_process_at_a_time(track: Path) -> None:
     with publishing.workplace(track, folder), pytest.raises(BusyError), publishing.workplace(track, folder):
         pass
     publish(track)
+
+
+def test_tracks_of_one_name_wait_for_each_other(track: Path) -> None:
+    """Before either has stems, both would have the same folder."""
+    other = track.with_suffix(".mp3")
+    other.touch()
+    folder = stems.folder_for(track)
+    assert stems.folder_for(other) == folder
+    with publishing.workplace(track, folder) as place:
+        with pytest.raises(BusyError, match=r"01 Title\.stems"), publishing.workplace(other, folder):
+            pass
+        filled(place, content="of the first")
+        stems.publish(place, folder)
+    assert publish(other).name == "01 Title.mp3.stems"
+    assert (folder / "vocals.flac").read_text() == "of the first"
+
+
+def test_without_locks_the_last_one_wins(track: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network mounts have none."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    folder = stems.folder_for(track)
+    with publishing.workplace(track, folder) as one, publishing.workplace(track, folder) as two:
+        filled(one, content="one")
+        filled(two, content="two")
+        stems.publish(one, folder)
+        stems.publish(two, folder)
+    assert {(folder / f"{target}.flac").read_text() for target in TARGETS} == {"two"}
+    dead = folder.with_name(two.name)
+    dead.mkdir()
+    os.utime(dead, (0, 0))
+    publish(track)
+    assert sorted(os.listdir(track.parent)) == ["01 Title.flac", "01 Title.stems"]
 
 
 _VICTIM = """

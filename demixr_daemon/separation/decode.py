@@ -7,6 +7,7 @@ than two channels because it names them. Owner of reading with both libraries.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +46,11 @@ _LOSSLESS_CODECS = re.compile(r"pcm_|flac|alac|ape|wavpack|tta|tak|mlp|truehd|sh
 # A WAV writer that cannot seek (a pipe) leaves the largest size it can in the header.
 _UNKNOWN_SIZE = 0x7FFFF000
 _SHORT_DATA = re.compile(r"^ *(?:data|SSND) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
+
+# libsndfile's own for a length that it does not know: a FLAC writer that cannot seek leaves 0 in the header.
+_NO_LENGTH = 1 << 62
+_OGG_SERIAL = re.compile(rb"OggS.{10}(.{4})", re.DOTALL)
+_OGG_PAGE_BYTES = 65_307  # at most
 
 
 @dataclass(frozen=True)
@@ -142,17 +148,30 @@ def _probe_sndfile(path: Path) -> Track | None:
                 if short and int(short[1]) < _UNKNOWN_SIZE and int(short[1]) > int(short[2]) + 16:
                     raise AudioError(f"{shown(path)}: truncated: {int(short[2])} of {int(short[1])} bytes of audio are "
                                      "there; copy or download it again")  # fmt: skip
+                if sound.format == "OGG" and _chained(path):
+                    return None
+                declared = sound.frames if sound.frames < _NO_LENGTH else None
                 return Track(
                     path=path,
                     rate_hz=sound.samplerate,
                     layout=("FC",) if sound.channels == 1 else ("FL", "FR", *("?",) * (sound.channels - 2)),
                     bits=_BITS_OF_SUBTYPE.get(sound.subtype, 16),
-                    declared_samples=sound.frames,
-                    least_samples=_least(sound.frames, sound.samplerate, lossy=lossy),
+                    declared_samples=declared,
+                    least_samples=_least(declared or 0, sound.samplerate, lossy=lossy),
                     with_ffmpeg=False,
                 )
         except soundfile.LibsndfileError:
             return None
+
+
+def _chained(path: Path) -> bool:
+    """Whether an Ogg file holds several streams, of which libsndfile reads the first alone: the last page is of another one."""
+    with open(path, "rb") as file:
+        first = _OGG_SERIAL.match(file.read(18))
+        file.seek(-min(_OGG_PAGE_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        last = file.read()
+    found = _OGG_SERIAL.match(last, max(0, last.rfind(b"OggS")))
+    return bool(first and found and first[1] != found[1])
 
 
 def _least(declared: int, rate_hz: int, *, lossy: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -169,6 +170,13 @@ def test_medians_are_over_songs_that_have_the_target() -> None:
     assert lines[3].split() == ["mean", "m", "5.50"]
 
 
+def test_means_are_over_the_same_targets() -> None:
+    both = SongReport("x", 1.0, {}, {"one": {"vocals": Score(2.0), "drums": Score(8.0)}, "other": {"vocals": Score(3.0)}})
+    lines = [line.split() for line in report.text([both]).splitlines()]
+    assert [line for line in lines if line[0] == "mean"] == [["mean", "of", "vocals", "one", "2.00"],
+                                                             ["mean", "of", "vocals", "other", "3.00"]]  # fmt: skip
+
+
 def test_json_has_no_number_that_json_does_not_know() -> None:
     content = report.as_json([scored("ü", {"vocals": float("inf")})], {"folder": "x"})
     assert json.loads(content, parse_constant=pytest.fail)["medians"]["m"]["vocals"]["sdr_db"] is None
@@ -225,6 +233,36 @@ def test_the_command_compares_models_writes_json_and_draws(
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "plots").iterdir())
 
 
+@needs_matplotlib
+def test_a_bad_song_is_one_line_and_the_rest_is_scored(
+    musdb: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = musdb / "test" / "A - One" / "drums.wav"
+    damaged.write_bytes(damaged.read_bytes()[:-100_000])
+    odd = os.fsdecode(b"50% $x^$ \xe9 ") + "x" * 200
+    (musdb / "test" / "B - Two").rename(musdb / "test" / odd)
+    target = tmp_path / "scores.json"
+    code = main(["evaluate", str(musdb), "--model", str(weights), "--plain", "--json", str(target),
+                 "--plots", str(tmp_path / "plots")])  # fmt: skip
+    printed = capsys.readouterr()
+    assert code == 1
+    assert "drums.wav: truncated" in printed.err
+    assert printed.err.count("\n") == 1
+    assert "mean  " in printed.out
+    assert [song["name"] for song in json.loads(target.read_text("utf-8"))["songs"]] == [odd]
+    assert len(list((tmp_path / "plots").iterdir())) == 2
+
+
+def test_stems_of_our_own_making_are_no_songs(musdb: Path, weights: Path, tmp_path: Path) -> None:
+    from demixr_daemon.pipeline import demix, load
+    from demixr_daemon.separation.models import ModelStore
+    from demixr_daemon.settings import Options
+
+    found = songs.song_folders(musdb)
+    demix(found[0] / "mixture.wav", load(ModelStore().find(str(weights)), Options()))
+    assert songs.song_folders(musdb) == found
+
+
 @needs_museval
 @needs_matplotlib
 def test_the_command_runs_bss_eval(musdb: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,7 +302,8 @@ def test_what_is_scored_is_what_a_user_gets(musdb: Path, weights: Path, tmp_path
 @pytest.mark.parametrize(("arguments", "message"), [
     (["nowhere"], "nowhere: no such folder"),
     ([".", "--quantization", "int4"], "--quantization: 'int4' is not one of int8, fp32"),
-    ([".", "--seconds", "-1"], "--seconds: -1.0 is less than 0"), ([".", "--plain"], "no songs in it"),
+    ([".", "--seconds", "-1"], "--seconds: -1.0 is not 1 or more"),
+    ([".", "--seconds", "nan"], "--seconds: nan is not 1 or more"), ([".", "--plain"], "no songs in it"),
 ])  # fmt: skip
 def test_wrong_use_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str

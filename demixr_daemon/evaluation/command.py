@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from demixr_daemon.errors import SettingError, shown
+from demixr_daemon.errors import AudioError, SettingError, shown
 from demixr_daemon.settings import NITERS
 
 if TYPE_CHECKING:  # all of this imports torch, or takes its time
@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # all of this imports torch, or takes its time
     from demixr_daemon.evaluation.systems import System
     from demixr_daemon.separation.decode import Block
     from demixr_daemon.separation.models import ModelStore
+
+_NAME_CHARACTERS = 50  # of a picture's file: four bytes each and a number fit into any file name
 
 Say = Callable[[str, float | None], None]
 """Told what is done right now, and how much of it."""
@@ -53,8 +55,8 @@ def _run(arguments: argparse.Namespace, store: ModelStore) -> int:
     for name in quantizations:
         if name not in ("int8", "fp32"):
             raise SettingError(f"--quantization: {name!r} is not one of int8, fp32")
-    if arguments.seconds < 0:
-        raise SettingError(f"--seconds: {arguments.seconds} is less than 0")
+    if arguments.seconds != 0 and not 1 <= arguments.seconds < float("inf"):
+        raise SettingError(f"--seconds: {arguments.seconds} is not 1 or more")
     if not arguments.folder.is_dir():
         raise SettingError(f"{shown(arguments.folder)}: no such folder")
     folders = songs.song_folders(arguments.folder)
@@ -76,22 +78,32 @@ def _run(arguments: argparse.Namespace, store: ModelStore) -> int:
         "systems": [{"name": one.name, "sha256": one.model.sha256, "licence": one.model.licence} for one in separators],
     }
     done: list[SongReport] = []
-    with _bar() as bar:
-        for number, folder in enumerate(folders, 1):
-            song = songs.read(folder).excerpt(arguments.seconds)
-            say = partial(_say, bar, f"{number}/{len(folders)} {shown(song.name)}")
-            scored, estimates = evaluated(song, [Mixture(), *separators], bss=bss, say=say)
-            done.append(scored)
-            if arguments.json:
-                report.write(arguments.json, done, about)
-            if arguments.plots:
-                say("drawing", None)
-                plots.spectrograms(song, {name: stems for name, stems in estimates.items() if name != Mixture.name},
-                                   arguments.plots / f"{number:02} {song.name}.png")  # fmt: skip
-    print(report.text(done))
-    if arguments.plots:
+    failed = 0
+    try:
+        with _bar() as bar:
+            for number, folder in enumerate(folders, 1):
+                say = partial(_say, bar, f"{number}/{len(folders)} {shown(folder.name)}")
+                try:
+                    song = songs.read(folder).excerpt(arguments.seconds)
+                    scored, estimates = evaluated(song, [Mixture(), *separators], bss=bss, say=say)
+                except AudioError as error:  # the others are scored all the same
+                    failed += 1
+                    bar.clear()
+                    print(f"demixr: {error}", file=sys.stderr)
+                    continue
+                done.append(scored)
+                if arguments.json:
+                    report.write(arguments.json, done, about)
+                if arguments.plots:
+                    say("drawing", None)
+                    plots.spectrograms(song, {name: stems for name, stems in estimates.items() if name != Mixture.name},
+                                       arguments.plots / f"{number:02} {shown(song.name)[:_NAME_CHARACTERS]}.png")  # fmt: skip
+    finally:
+        if done:
+            print(report.text(done))
+    if arguments.plots and done:
         plots.boxes(done, arguments.plots / "boxes.png")
-    return 0
+    return 1 if failed else 0
 
 
 def evaluated(

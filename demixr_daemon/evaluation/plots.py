@@ -96,6 +96,8 @@ def spectrograms(song: Song, estimates: Mapping[str, Mapping[str, Block]], path:
     :raises OutputError: it cannot be written.
     """
     targets = [target for target in TARGETS if any(target in stems for stems in estimates.values())]
+    if not targets:
+        return
     part = _loudest(song)
     top_db = float(_spectrogram(song.mixture[part], song.rate_hz).max())
     figure = _figure(1.2 + 3.4 * (1 + len(estimates)), 0.8 + 2.0 * len(targets))
@@ -125,7 +127,7 @@ def spectrograms(song: Song, estimates: Mapping[str, Mapping[str, Block]], path:
         axes.tick_params(labelsize=7)
     if image is not None:
         figure.colorbar(image, ax=grid, shrink=0.6, label="dB, against the loudest of the mixture", pad=0.01)
-    figure.suptitle(shown(song.name))
+    figure.suptitle(shown(song.name), parse_math=False)
     _save(figure, path)
 
 

@@ -48,17 +48,21 @@ def systems_of(songs: Sequence[SongReport]) -> list[str]:
 
 
 def rows(songs: Sequence[SongReport]) -> list[tuple[str, ...]]:
-    """The table, header first: a row for each target and system, and each system's mean over targets."""
+    """The table, header first: a row for each target and system, and each system's mean over the targets that all have."""
     found: list[tuple[str, ...]] = [("TARGET", "SONGS", "SYSTEM", "SDR", "BSS SDR", "ISR", "SIR", "SAR")]
-    plain: dict[str, list[float]] = {system: [] for system in systems_of(songs)}
+    plain: dict[str, dict[str, float]] = {system: {} for system in systems_of(songs)}
     for target in TARGETS:
         for system, collected in plain.items():
             if median := median_score(songs, system, target):
                 count, score = median
-                collected.append(score.sdr_db)
+                collected[target] = score.sdr_db
                 numbers = (score.sdr_db, *(asdict(score.bss).values() if score.bss else ()))
                 found.append((target, str(count), system, *(f"{number:.2f}" for number in numbers), *[""] * (5 - len(numbers))))
-    found += [("mean", "", system, f"{statistics.fmean(values):.2f}", *[""] * 4) for system, values in plain.items() if values]
+    shared = [target for target in TARGETS if all(target in values for values in plain.values())]
+    if shared:  # a mean of other targets would not compare
+        name = "mean" if all(len(values) == len(shared) for values in plain.values()) else f"mean of {', '.join(shared)}"
+        found += [(name, "", system, f"{statistics.fmean(values[target] for target in shared):.2f}", *[""] * 4)
+                  for system, values in plain.items()]  # fmt: skip
     return found
 
 
@@ -72,7 +76,7 @@ def text(songs: Sequence[SongReport]) -> str:
     lines = ["  ".join(cell.ljust(width) if index in words else cell.rjust(width)
                        for index, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
              for row in table]  # fmt: skip
-    notes = [f"{song.name}: {target} is {why}, not scored" + _leaks(song, target)
+    notes = [f"{shown(song.name)}: {target} is {why}, not scored" + _leaks(song, target)
              for song in songs for target, why in song.left_out.items()]  # fmt: skip
     unit = "dB; medians over songs" + (", of BSS Eval v4 over frames of a second first" if len(table[0]) > 4 else "")
     return "\n".join([*lines, unit, *notes])
@@ -115,7 +119,8 @@ def write(path: Path, songs: Sequence[SongReport], about: Mapping[str, Any]) -> 
     new = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(as_json(songs, about), "utf-8")
+        content = as_json(songs, about)
+        new.write_bytes(content.encode("utf-8", "backslashreplace"))  # what is not UTF-8 in a name, JSON escapes the same way
         new.replace(path)
     except OSError as error:
         raise OutputError(f"{shown(path)}: {error.strerror}; give another place to --json") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from demixr_daemon import stems
 from demixr_daemon.errors import AudioError, SettingError, shown
 from demixr_daemon.separation.decode import Block, Track, open_track
 from demixr_daemon.settings import TARGETS
@@ -63,12 +64,12 @@ def song_of(
 
 
 def song_folders(root: Path) -> list[Path]:
-    """The folders at or under ``root`` that hold a stem; hidden ones are left alone.
+    """The folders at or under ``root`` that hold a stem; hidden ones, and stem sets that were made here, are left alone.
 
     :raises SettingError: there is none.
     """
     folders = [root, *sorted(path for path in root.rglob("*") if path.is_dir() and not _hidden(path, root))]
-    songs = [folder for folder in folders if any(_file(folder, target) for target in TARGETS)]
+    songs = [folder for folder in folders if any(_file(folder, target) for target in TARGETS) and stems.read(folder) is None]
     if not songs:
         raise SettingError(f"{shown(root)}: no songs in it; give a folder with one folder a song, in which "
                            f"{', '.join(f'{target}.wav' for target in TARGETS)} lie")  # fmt: skip

@@ -41,9 +41,9 @@ class Options:
     bitrate: int = 192
     """Of mp3, opus and m4a, in kbit/s a stem, 32 to 320."""
     threads: int = 0
-    """CPU threads; 0 takes what the machine has."""
+    """CPU threads that compute, beside those that read and write; 0: one for every core."""
     memory: int = 700
-    """Megabytes of memory to stay within, where the model allows: more is faster, as the networks work on longer chunks."""
+    """Megabytes of memory to stay within for a stereo track, where the model allows: more is faster, as the networks work on longer chunks."""
 
     def __post_init__(self) -> None:
         _one_of("quantization", self.quantization, QUANTIZATIONS)
@@ -69,7 +69,7 @@ class Options:
         """The stems to write, in the usual order, ``instrumental`` last."""
         order = {target: rank for rank, target in enumerate(TARGETS)}
         targets = sorted(self.targets, key=lambda target: (order.get(target, len(order)), target))
-        return (*targets, "instrumental") if self.instrumental else tuple(targets)
+        return tuple(dict.fromkeys((*targets, "instrumental") if self.instrumental else targets))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from demixr_daemon import pipeline, stems
 from demixr_daemon.errors import AudioError, Cancelled, DemixrError, OutputError, SettingError
 from demixr_daemon.pipeline import demix
 from demixr_daemon.separation import loading
+from demixr_daemon.separation.decode import open_track
 from demixr_daemon.separation.loading import LoadedModel
 from demixr_daemon.separation.models import ModelStore
 from demixr_daemon.settings import TARGETS, Options
@@ -117,6 +118,41 @@ def test_own_weights_for_one_target(song: Song, weights: Path, tmp_path: Path) -
     np.testing.assert_array_equal(read(made.path("vocals")) + read(made.path("other")), read(path))
     with pytest.raises(SettingError, match="has no drums"):
         demix(path, model)
+
+
+@pytest.mark.parametrize("fmt", ["mp3", "opus", "m4a"])
+@pytest.mark.parametrize(("samples", "rate_hz"), [(1, 44100), (30, 8000), (5, 192000)])
+def test_a_lossy_stem_is_never_empty(tmp_path: Path, small: LoadedModel, fmt: str, samples: int, rate_hz: int) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, made_mixture(1.0, rate_hz)[:samples], rate_hz)
+    made = demix(path, small, Options(format=fmt))
+    assert all(sum(map(len, open_track(made.path(target)).blocks())) for target in TARGETS)
+
+
+def test_a_tag_without_room_in_the_format_is_left_out(song: Song, small: LoadedModel) -> None:
+    """A podcast numbered by its date; MP4 has 16 bits for that."""
+    path = song("a.flac")
+    track = mediafile.MediaFile(path)
+    track.artist, track.track = "A Voice", 20240115
+    track.save()
+    tagged = mediafile.MediaFile(demix(path, small, Options(format="m4a")).path("vocals"))
+    assert (tagged.artist, tagged.track or 0) == ("A Voice", 0)
+
+
+def test_instrumental_named_twice_is_one(song: Song, small: LoadedModel) -> None:
+    made = demix(song("a.flac"), small, Options(targets=("vocals", "instrumental"), instrumental=True))
+    assert made.recipe.stems == ("vocals", "instrumental")
+
+
+def test_without_a_place_for_compiled_kernels() -> None:
+    """A service without a home, and a program that root installed."""
+    code = ("import sys; from numba.core import caching\n"
+            "caching.CacheImpl._locator_classes = []\n"
+            "from demixr_daemon.separation.compiled import SETTINGS\n"
+            "from demixr_daemon.separation import wiener\n"
+            "print(SETTINGS['cache'])")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_threads_do_not_matter(song: Song, weights: Path) -> None:

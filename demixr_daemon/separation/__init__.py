@@ -12,6 +12,7 @@
     wiener      multichannel Wiener EM in fused kernels
     separator   blocks in, stem blocks out; the ``Backend`` interface
     background  a generator in a thread of its own
+    compiled    how numba compiles the kernels
     models      weights on this machine: catalogue, downloads, own folders
     transfer    one file over HTTP, resumed
     loading     weights → backend, through the cache of quantized weights

@@ -38,8 +38,9 @@ class StemWriter:
     ) -> None:  # fmt: skip
         self._format = FORMATS[fmt]
         if channels > self._format.max_channels:
+            instead = "flac or wav" if channels <= FORMATS["flac"].max_channels and fmt != "flac" else "wav"
             raise SettingError(f"{fmt} holds at most {self._format.max_channels} channels, the track has {channels}; "
-                               "use format wav or flac")  # fmt: skip
+                               f"use format {instead}")  # fmt: skip
         if rate_hz > self._format.max_rate_hz:
             raise SettingError(f"{fmt} holds at most {self._format.max_rate_hz} Hz, the track has {rate_hz}; use format wav")
         if self._format.bits and bits not in self._format.bits:

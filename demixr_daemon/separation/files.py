@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 FLOAT_BITS = 32
 """Stands for 32-bit floating point where a bit depth is asked for."""
 
+_LEAST_S = 0.2
+"""What is shorter is filled up with silence where it is lossy: of less than a frame, a codec makes nothing at all."""
+
 
 @dataclass(frozen=True)
 class Format:
@@ -90,6 +93,7 @@ class FFmpegSink:
     def __init__(self, path: Path, fmt: Format, rate_hz: int, channels: int, bitrate_kbps: int) -> None:
         self._path = path
         self._rate_hz = rate_hz
+        self._channels = channels
         self._layout = _LAYOUTS[channels]
         self._samples = 0
         self._file = _QuietFile(path, "wb")
@@ -114,6 +118,8 @@ class FFmpegSink:
     def close(self) -> None:
         with self._file, self._errors():
             try:
+                if 0 < self._samples < (least := round(_LEAST_S * self._rate_hz)):
+                    self.write(np.zeros((least - self._samples, self._channels), np.float32))
                 if self._samples:
                     self._mux(None)
             finally:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from demixr_daemon.separation import lstm
+from demixr_daemon.separation.compiled import SETTINGS
 from demixr_daemon.separation.lstm import STEP, ZERO
 from demixr_daemon.separation.stft import BINS
 
@@ -174,14 +175,11 @@ def _direction(state: State, name: str) -> _Direction:
     inputs = _Linear(blocks, f"ih_{name}", torch.from_numpy(lstm.by_block(bias.numpy())), step=STEP, zero=ZERO)
     return _Direction(inputs, lstm.pack(recurrent.numpy()), lstm.by_block(scales.numpy()), recurrent.shape[1])
 
-
-_SETTINGS = {"fastmath": True, "error_model": "numpy", "nogil": True, "cache": True}
-
 _TOP = float(_LOUDEST)
 _ZERO_AND_HALF, _ONE_STEP = float(ZERO + 0.5), float(ZERO - 1)
 
 
-@numba.njit("void(float32[:,:,::1], float32[::1], uint8[:,::1], float32[::1])", **_SETTINGS)
+@numba.njit("void(float32[:,:,::1], float32[::1], uint8[:,::1], float32[::1])", fastmath=True, **SETTINGS)
 def _round_spectra(magnitudes, scale, rounded, steps):  # type: ignore[no-untyped-def]
     """Magnitudes (frames, 2, BINS) times ``scale`` (bins,), to 8 bits of the largest in each frame."""
     bins = len(scale)
@@ -199,7 +197,7 @@ def _round_spectra(magnitudes, scale, rounded, steps):  # type: ignore[no-untype
                 rounded[frame, channel * bins + f] = np.uint8(np.int32(row[f] * scale[f] * factor + np.float32(0.5)))
 
 
-@numba.njit("void(float32[:,::1], uint8[:,::1], float32[::1])", **_SETTINGS)
+@numba.njit("void(float32[:,::1], uint8[:,::1], float32[::1])", fastmath=True, **SETTINGS)
 def _round_rows(values, rounded, steps):  # type: ignore[no-untyped-def]
     """Values that are not negative, (frames, features), to 8 bits of the largest in each frame."""
     for frame in range(len(values)):
@@ -213,7 +211,7 @@ def _round_rows(values, rounded, steps):  # type: ignore[no-untyped-def]
             rounded[frame, k] = np.uint8(np.int32(row[k] * factor + np.float32(0.5)))
 
 
-@numba.njit("void(float32[:,::1], float32[::1], float32[::1], uint8[:,::1])", **_SETTINGS)
+@numba.njit("void(float32[:,::1], float32[::1], float32[::1], uint8[:,::1])", fastmath=True, **SETTINGS)
 def _activate(product, steps, bias, features):  # type: ignore[no-untyped-def]
     """``tanh(product * steps + bias)`` in 8 bits."""
     for frame in range(len(product)):
@@ -223,7 +221,7 @@ def _activate(product, steps, bias, features):  # type: ignore[no-untyped-def]
             features[frame, k] = np.uint8(np.int32(value * np.float32(_ONE_STEP) + np.float32(_ZERO_AND_HALF)))
 
 
-@numba.njit("void(float32[:,:,::1], float32[::1], float32[:,::1], float32[:,:,::1])", **_SETTINGS)
+@numba.njit("void(float32[:,:,::1], float32[::1], float32[:,::1], float32[:,:,::1])", fastmath=True, **SETTINGS)
 def _rectify(product, steps, bias, masks):  # type: ignore[no-untyped-def]
     """``relu(product * steps + bias)``, all (frames, 2, BINS)."""
     for frame in range(len(product)):

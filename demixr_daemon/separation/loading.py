@@ -90,7 +90,7 @@ def _try_cuda() -> None:
 def _grid(networks: list[Network], options: Options) -> Grid:
     """The longest chunks that the memory allows, within reason: the longer they are, the less is heard ahead twice.
 
-    The figures are of ``benchmarks.memory``, with headroom for tracks of several channels and for hours.
+    The figures are of ``benchmarks.memory``, for stereo tracks, with headroom for hours.
     """
     frame_mb = 3.1 * sum(network.hidden(1).nbytes for network in networks) / 1e6
     free_mb = 0.88 * options.memory - _resident_mb() - _WINDOW_MB

@@ -19,6 +19,8 @@ from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from demixr_daemon.separation.compiled import SETTINGS
+
 _FEATURES = frozenset((numba.config.CPU_FEATURES or get_host_cpu_features()).split(","))
 _WITH_VNNI = bool(_FEATURES & {"+avx512vnni", "+avxvnni"})
 LANES = 16 if "+avx512vnni" in _FEATURES and "+prefer-256-bit" not in _FEATURES else 8
@@ -151,7 +153,7 @@ def tanh(x):  # type: ignore[no-untyped-def]
 
 @numba.njit(
     "void(float32[:,::1], int8[:,:,:,::1], float32[::1], uint8[::1], float32[::1], uint8[:,:], boolean)",
-    fastmath=True, error_model="numpy", nogil=True, cache=True,
+    fastmath=True, **SETTINGS,
 )  # fmt: skip
 def run(gates, weights, scales, hidden, cell, outputs, reverse):  # type: ignore[no-untyped-def]
     """Run over some frames. Rows are in the order of :func:`by_block`, units padded.

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from demixr_daemon.separation.compiled import SETTINGS
+
 Stems = NDArray[np.float32]
 """Blocks of all targets, (samples, targets, channels)."""
 
@@ -112,10 +114,8 @@ class InverseStft:
         return audio.transpose(1, 0, 2)  # in memory one target after the other, as files want them
 
 
-_SETTINGS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": True}
 
-
-@numba.njit("void(complex64[:,:,::1], float32[:,:,::1])", **_SETTINGS)
+@numba.njit("void(complex64[:,:,::1], float32[:,:,::1])", fastmath=True, **SETTINGS)
 def _magnitudes(spectra, loudness):  # type: ignore[no-untyped-def]
     for t in range(spectra.shape[0]):
         for c in range(spectra.shape[1]):
@@ -124,7 +124,7 @@ def _magnitudes(spectra, loudness):  # type: ignore[no-untyped-def]
                 loudness[t, c, f] = np.sqrt(z.real * z.real + z.imag * z.imag)
 
 
-@numba.njit("void(float32[:,:,:,::1], float32[::1], float32[:,:,:])", **_SETTINGS)
+@numba.njit("void(float32[:,:,:,::1], float32[::1], float32[:,:,:])", fastmath=True, **SETTINGS)
 def _overlap_add(frames, window, sums):  # type: ignore[no-untyped-def]
     """Add windowed frames (targets, frames, channels, N_FFT) to sums (targets, channels, samples)."""
     for j in range(frames.shape[0]):
@@ -136,7 +136,7 @@ def _overlap_add(frames, window, sums):  # type: ignore[no-untyped-def]
                     place[n] += window[n] * frame[n]
 
 
-@numba.njit("void(float32[::1], intp, float32[::1])", **_SETTINGS)
+@numba.njit("void(float32[::1], intp, float32[::1])", fastmath=True, **SETTINGS)
 def _add_energies(window, frames, energies):  # type: ignore[no-untyped-def]
     """Add the power of so many windows to the energies."""
     for t in range(frames):
@@ -144,7 +144,7 @@ def _add_energies(window, frames, energies):  # type: ignore[no-untyped-def]
             energies[t * HOP_SAMPLES + n] += window[n] * window[n]
 
 
-@numba.njit("void(float32[:,:,:], float32[:], float32[:,:,::1])", **_SETTINGS)
+@numba.njit("void(float32[:,:,:], float32[:], float32[:,:,::1])", fastmath=True, **SETTINGS)
 def _divided(sums, energies, audio):  # type: ignore[no-untyped-def]
     for j in range(audio.shape[0]):
         for n in range(audio.shape[1]):

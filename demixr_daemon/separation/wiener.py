@@ -23,6 +23,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from demixr_daemon.separation.compiled import SETTINGS
+
 Masks = NDArray[np.float32]
 Spectra = NDArray[np.complex64]
 Covariances = NDArray[np.float64]
@@ -103,10 +105,8 @@ class Window:
         return targets
 
 
-_SETTINGS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-
-@numba.njit("void(float32[:,:,::1], complex64[:,:,::1], complex64[:,:,::1])", **_SETTINGS)
+@numba.njit("void(float32[:,:,::1], complex64[:,:,::1], complex64[:,:,::1])", **SETTINGS)
 def _mask(masks, x, y):  # type: ignore[no-untyped-def]
     for t in range(x.shape[0]):
         for c in range(x.shape[1]):
@@ -114,7 +114,7 @@ def _mask(masks, x, y):  # type: ignore[no-untyped-def]
                 y[t, c, f] = masks[t, c, f] * x[t, c, f]
 
 
-@numba.njit("float64(complex64[:,:,::1])", fastmath=True, **_SETTINGS)
+@numba.njit("float64(complex64[:,:,::1])", fastmath=True, **SETTINGS)
 def _largest_power(x):  # type: ignore[no-untyped-def]
     largest = np.float32(0.0)
     for t in range(x.shape[0]):
@@ -125,7 +125,7 @@ def _largest_power(x):  # type: ignore[no-untyped-def]
     return largest
 
 
-@numba.njit("void(float64[:,::1], complex64[:,:,::1])", **_SETTINGS)
+@numba.njit("void(float64[:,::1], complex64[:,:,::1])", **SETTINGS)
 def _add(sums, y):  # type: ignore[no-untyped-def]
     for t in range(y.shape[0]):
         for f in range(y.shape[2]):
@@ -137,7 +137,7 @@ def _add(sums, y):  # type: ignore[no-untyped-def]
             sums[3, f] += a.imag * b.real - a.real * b.imag
 
 
-@numba.njit("void(float64[:,:,::1], float64)", **_SETTINGS)
+@numba.njit("void(float64[:,:,::1], float64)", **SETTINGS)
 def _normalize(sums, power_scale):  # type: ignore[no-untyped-def]
     """From sums over the frames to R_j, in place."""
     for j in range(len(sums)):
@@ -147,7 +147,7 @@ def _normalize(sums, power_scale):  # type: ignore[no-untyped-def]
                 sums[j, part, f] *= norm
 
 
-@numba.njit("void(complex64[:,:,:,::1], complex64[:,:,::1], float64[:,:,::1], float64)", fastmath={"contract"}, **_SETTINGS)
+@numba.njit("void(complex64[:,:,:,::1], complex64[:,:,::1], float64[:,:,::1], float64)", fastmath={"contract"}, **SETTINGS)
 def _filter(y, x, r, power_scale):  # type: ignore[no-untyped-def]
     """Filter the estimates ``y`` (targets, frames, 2, bins) of the mixture ``x`` (frames, 2, bins), in place.
 

@@ -92,7 +92,9 @@ def _whole_parts(song: Song, length: int, rng: np.random.Generator) -> dict[str,
     start = int(rng.integers(0, max(1, samples - source_length)))
     level = np.sqrt(sum(stem.level**2 for stem in song.stems.values()))
     parts = {}
-    for target, stem in song.stems.items():
+    for target in TARGETS:
+        if (stem := song.stems.get(target)) is None:
+            continue
         gain = 10 ** (rng.normal(0, 2) / 20) * 0.2 / max(level, 1e-6)
         sound = at_speed(stem.crop(start, source_length), length, 0.0, rng) * gain
         parts[target] = Part(panned(sound, rng), _low_cut_hz(target, song.bass_in_other, rng))

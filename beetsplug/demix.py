@@ -94,7 +94,11 @@ class DemixPlugin(BeetsPlugin):
             if opts.remove:
                 self.remove(lib, items, pretend=opts.pretend, yes=opts.yes)
             elif opts.queue:
-                self.hand_over(items, {key: value for key, value in given.items() if key != "quiet"}, pretend=opts.pretend)
+                threshold = self.config["warning_threshold"].get(int)
+                few = not threshold or len(items) <= threshold
+                if few or opts.pretend or opts.yes or ui.input_yn(f"Queue {len(items)} tracks (Y/n)?"):
+                    asked = {key: value for key, value in given.items() if key != "quiet"}
+                    self.hand_over(items, asked, pretend=opts.pretend)
             else:
                 self.separate(lib, items, pretend=opts.pretend, yes=opts.yes)
         except DemixrError as error:

@@ -300,6 +300,7 @@ def test_doctor_and_install(home: Home) -> None:
     assert unit.returncode == 0, unit.stderr
     assert f"-c {home.base / 'config.yaml'} run" in unit.stdout
     assert f'"-{home.music}"' in unit.stdout
+    assert f'Environment="XDG_CONFIG_HOME={os.environ["XDG_CONFIG_HOME"]}"' in unit.stdout
     assert not (Path(os.environ["XDG_CONFIG_HOME"]) / "systemd").exists()
 
 

@@ -357,6 +357,7 @@ def test_the_table_of_jobs() -> None:
     assert lines[3].strip() == "private: give cookies"
     assert lines[4:] == ["... and 7 more", "7 waiting, 1 running, 1 failed"]
     assert "#####---------------" in table([running], {"running": 1}, 200, bars=True)[1]
+    assert not any("more" in line for line in table([failed], {"failed": 1, "waiting": 7}, 200, states=["failed"]))
     assert table([], {}, 80) == ["no jobs"]
 
 

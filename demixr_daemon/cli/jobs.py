@@ -61,14 +61,15 @@ def _status(arguments: argparse.Namespace) -> int:
         print(json.dumps({"counts": work.counts(), "jobs": listed}, indent=2))
         return 0
     if not arguments.watch:
-        print("\n".join(table(work.rows(arguments.limit, arguments.state), work.counts(), shutil.get_terminal_size().columns)))
+        rows, width = work.rows(arguments.limit, arguments.state), shutil.get_terminal_size().columns
+        print("\n".join(table(rows, work.counts(), width, states=arguments.state)))
         return 0
     drawn = 0
     try:
         while True:
             size = shutil.get_terminal_size()
             rows = work.rows(min(arguments.limit, max(1, size.lines - 4)), arguments.state)
-            lines = table(rows, work.counts(), size.columns, bars=True)
+            lines = table(rows, work.counts(), size.columns, states=arguments.state, bars=True)
             up = f"\033[{drawn}A\033[J" if drawn and sys.stdout.isatty() else ""
             print(up + "\n".join(lines), flush=True)
             drawn = len(lines)
@@ -77,8 +78,13 @@ def _status(arguments: argparse.Namespace) -> int:
         return 0
 
 
-def table(rows: Sequence[JobRow], counts: dict[str, int], width: int, *, bars: bool = False) -> list[str]:
-    """The jobs as lines; what went wrong has a second one."""
+def table(
+    rows: Sequence[JobRow], counts: dict[str, int], width: int, *, states: Sequence[str] = (), bars: bool = False
+) -> list[str]:
+    """The jobs as lines; what went wrong has a second one.
+
+    :param states: of which jobs these are rows; none: of all.
+    """
     total = ", ".join(f"{counts[state]} {state}" for state in STATES if counts.get(state))
     if not rows:
         return [total or "no jobs"]
@@ -91,8 +97,7 @@ def table(rows: Sequence[JobRow], counts: dict[str, int], width: int, *, bars: b
         lines.append(f"{row.key:13} {row.state:9} {row.stage:9} {progress:>{wide}} {speed:>6} {left:>8}  {row.title}")
         if row.reason:
             lines.append(f"{'':14}{row.reason}")
-    shown = sum(1 for _ in rows)
-    if (more := sum(counts.values()) - shown) > 0:
+    if (more := sum(count for state, count in counts.items() if not states or state in states) - len(rows)) > 0:
         lines.append(f"... and {more} more")
     lines.append(total)
     return [line[: width - 1].rstrip() if sys.stdout.isatty() else line.rstrip() for line in lines]
@@ -110,7 +115,8 @@ def _add(arguments: argparse.Namespace) -> int:
         try:
             for key in work.add([source]):
                 row = work.row(key)
-                print(f"{key}  {row.title if row else source}" + (f"  ({row.state})" if row and row.state != "waiting" else ""))
+                state = row.state if row else "done before, and is not done again"
+                print(f"{key}  {row.title if row else source}" + (f"  ({state})" if state != "waiting" else ""))
         except DemixrError as error:
             failed += 1
             print(f"demixr: {error}", file=sys.stderr)

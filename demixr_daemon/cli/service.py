@@ -20,7 +20,7 @@ Description=Demixr: stems for a beets library
 After=network-online.target
 
 [Service]
-ExecStart={command} run
+{environment}ExecStart={command} run
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
 RestartSec=5
@@ -30,7 +30,6 @@ IOSchedulingClass=idle
 MemoryHigh=3G
 MemoryMax=4G
 TasksMax=256
-UMask=0077
 PrivateUsers=yes
 NoNewPrivileges=yes
 PrivateTmp=yes
@@ -45,6 +44,10 @@ ReadWritePaths={writable}
 [Install]
 WantedBy=default.target
 """
+
+
+# Where beets and this program look for what is theirs; a service does not know what the shell does.
+_ENVIRONMENT = ("BEETSDIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")
 
 
 def add_to(commands: Any) -> None:
@@ -74,8 +77,11 @@ def unit(settings: Configuration, command: str) -> str:
     options = settings.daemon
     folders = [settings.music, settings.library.parent, settings.state_dir, options.watch_default, options.watch_singleton,
                Path.home() / ".cache", Path.home() / ".config" / "beets"]  # fmt: skip
+    folders += [Path(os.environ[name]) for name in _ENVIRONMENT if os.environ.get(name)]
     quoted = [f'"-{folder}"' for folder in dict.fromkeys(folders) if folder]  # "-": it may not be there
-    return _UNIT.format(command=command.replace("%", "%%"), writable=" ".join(quoted).replace("%", "%%"))
+    environment = [f'Environment="{name}={value}"\n' for name in _ENVIRONMENT if (value := os.environ.get(name))]
+    parts = {"command": command, "environment": "".join(environment), "writable": " ".join(quoted)}
+    return _UNIT.format(**{name: part.replace("%", "%%") for name, part in parts.items()})
 
 
 def _install(arguments: argparse.Namespace) -> int:

@@ -154,7 +154,7 @@ class PageServer:
             if settings.certificate:
                 self._server.ssl_adapter = BuiltinSSLAdapter(settings.certificate, settings.private_key)
             self._server.prepare()
-        except ssl.SSLError as error:
+        except (ssl.SSLError, FileNotFoundError) as error:
             raise SettingError(f"demix.daemon.web.certificate: {error}; check certificate and private_key") from error
         except OSError as error:
             raise AddressTaken(f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "

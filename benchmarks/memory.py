@@ -50,7 +50,8 @@ def main() -> None:
             peaks[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
     rows = [(f"{minutes:g} min", f"{peaks[name]:.0f}") for name, minutes in (("short", options.short), ("long", options.long))]
     last = f"peak_mb short={peaks['short']:.0f} long={peaks['long']:.0f}"
-    title = f"Peak resident memory: {options.model}, int8, FLAC to four FLAC stems"
+    weights = ", untrained weights" if options.random_weights else ""
+    title = f"Peak resident memory: {options.model}{weights}, int8, FLAC to four FLAC stems"
     write(f"memory-{Path(options.model).name}", title, table(("track", "peak, MB"), rows), last)
 
 

@@ -43,7 +43,7 @@ class Options:
     threads: int = 0
     """CPU threads that compute, beside those that read and write; 0: one for every core."""
     memory: int = 700
-    """Megabytes of memory to stay within for a stereo track, where the model allows: more is faster, as the networks work on longer chunks."""
+    """Megabytes of memory to stay within for a stereo track, where the model allows: more is faster, as chunks are longer."""
 
     def __post_init__(self) -> None:
         _one_of("quantization", self.quantization, QUANTIZATIONS)

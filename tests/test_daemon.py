@@ -105,6 +105,7 @@ def test_duplicates_are_skipped_and_their_track_is_separated(home: Home) -> None
     rows = home.wait_for_jobs(1)
     assert rows[0].state == "done"
     assert copy.exists()
+    assert f"{copy}: the library has it already" in home.log.read_text()
     home.check_whole(["Twice"])
 
 

@@ -106,11 +106,14 @@ class Stages:
         items, bad = found["items"], found.get("bad", [])
         if not items:
             raise DemixrError(f"{job.source}: beets imported nothing of it; a plugin or the import settings left it out")
+        known = found.get("duplicates", False)
+        if known:
+            _log.warning("%s: the library has it already (import: duplicate_action); what is there is separated", job.source)
         if len(items) == 1 and not bad:
             item = items[0]
             self.ledger.hand_over(job, "separate", title=shown(item["title"]), item_id=item["id"], details=_of(item, job))
         else:
-            self._fan_out(job, items, shown(found["title"]), bad)
+            self._fan_out(job, items, shown(found["title"]), bad, known=known)
         self.tidy(job.key)
 
     def _see_it_settled(self, job: Job, path: Path) -> None:
@@ -124,7 +127,7 @@ class Stages:
             self.ledger.note(job, details=json.dumps(job.details | {"signature": signature}))
             raise AudioError(f"{job.source}: still changes")
 
-    def _fan_out(self, job: Job, items: list[dict[str, Any]], title: str, bad: list[str]) -> None:
+    def _fan_out(self, job: Job, items: list[dict[str, Any]], title: str, bad: list[str], *, known: bool) -> None:
         """An album becomes a job for each of its tracks."""
         work = self.ledger.work
 
@@ -134,10 +137,11 @@ class Stages:
                          item_id=item["id"], details=_of(item, job), hurried=job.hurried, again=True)  # fmt: skip
 
         if bad:
-            self.ledger.end(job, "failed", f"{len(bad)} of {len(bad) + len(items)} files were left out: {'; '.join(bad)}",
-                            put_all, title=title)  # fmt: skip
+            there = "the library has the rest already; of what came" if known else f"of {len(bad) + len(items)} files"
+            self.ledger.end(job, "failed", f"{there}, {len(bad)} were left out: {'; '.join(bad)}", put_all, title=title)
         else:
-            self.ledger.end(job, "done", f"an album: {len(items)} tracks, a job for each", put_all, title=title)
+            what = "the library has it already" if known else "an album"
+            self.ledger.end(job, "done", f"{what}: {len(items)} tracks, a job for each", put_all, title=title)
 
     def _separate(self, job: Job, watchful: Watchful) -> None:
         path = self.configuration.music / job.details["path"]

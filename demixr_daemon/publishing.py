@@ -41,7 +41,7 @@ def workplace(track: Path, folder: Path) -> Iterator[Path]:
     :raises BusyError: another process is at work on this track, or on one whose stems would have the same folder.
     :raises OutputError: there is no writing there.
     """
-    place = _hidden(folder, f"-{os.getpid()}-{secrets.token_hex(4)}.demixr-new")
+    place = _hidden(folder, f"-{secrets.token_hex(8)}.demixr-new")
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(_locked(track))
@@ -51,23 +51,22 @@ def workplace(track: Path, folder: Path) -> Iterator[Path]:
             raise AudioError(f"{shown(track)}: {error.strerror}; check the file") from error
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            for leftover in folder.parent.glob(_hidden(folder, "-*.demixr-new").name):
-                _clear(leftover)
+            place.mkdir()
+            held.callback(shutil.rmtree, place, ignore_errors=True)
+            held.enter_context(_locked(place))
+            for other in folder.parent.glob(_hidden(folder, "-*.demixr-new").name):
+                if other != place:
+                    _clear(other)
             old = _hidden(folder, ".demixr-old")
             if old.exists() and not folder.exists():  # killed between two renames
                 old.rename(folder)
             shutil.rmtree(old, ignore_errors=True)
-            place.mkdir()
-            held.enter_context(_locked(place))
             place.stat()  # is it still there? Who came by before it was locked took it for a leftover
         except (BlockingIOError, FileNotFoundError):
             raise BusyError(f"{shown(folder)}: is being made by another process") from None
         except OSError as error:
             raise output_error(error, folder.parent) from error
-        try:
-            yield place
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
+        yield place
 
 
 def _clear(leftover: Path) -> None:
@@ -77,7 +76,7 @@ def _clear(leftover: Path) -> None:
     """
     with _locked(leftover) as lockable:
         if lockable or leftover.stat().st_mtime < time.time() - _DEAD_S:
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -117,13 +116,10 @@ def publish(place: Path, folder: Path, ours: Collection[str] | None) -> None:
         sync(place)
         if not replaces:
             place.rename(folder)
-        else:
+        elif not _exchange(place, folder):  # else the older one is in the workplace now, and goes with it
             old = _hidden(folder, ".demixr-old")
-            if _exchange(place, folder):
-                place.rename(old)
-            else:
-                folder.rename(old)
-                place.rename(folder)
+            folder.rename(old)
+            place.rename(folder)
             shutil.rmtree(old, ignore_errors=True)
         sync(folder.parent)
     except OSError as error:

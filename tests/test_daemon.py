@@ -132,6 +132,7 @@ def test_commands(home: Home, tmp_path: Path) -> None:
     shown = home.demixr("status")
     assert key in shown.stdout
     assert "Foo - Long" in shown.stdout
+    assert "no daemon" not in shown.stdout
     begun = time.monotonic()
     assert home.demixr("cancel", key).returncode == 0
     home.wait(lambda: [path for path in home.music.rglob("*.demixr-new")] == [], 60)  # noqa: C416
@@ -313,8 +314,8 @@ def test_status_of_ten_thousand(home: Home) -> None:
     assert len(shown["jobs"]) == 1000
     assert set(shown["jobs"][0]) == set(JobRow.__dataclass_fields__)
     text = home.demixr("status", "-n", "5").stdout.splitlines()
-    assert len(text) == 8
-    assert text[-1] == "10000 waiting"
+    assert len(text) == 9
+    assert text[-2:] == ["10000 waiting", "no daemon is at work: `demixr run` goes on with them"]
     home.start()
     home.wait(lambda: home.work.counts().get("waiting", 0) < 10_000)
     key = home.demixr("add", home.song(home.base / "a.flac", "Hurried")).stdout.split()[0]

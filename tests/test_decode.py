@@ -164,6 +164,7 @@ class TestRefused:
         one, two = song("a.ogg", seconds=2.0), song("b.ogg", seconds=2.0)
         one.write_bytes(one.read_bytes() + two.read_bytes())
         assert abs(len(decoded(one)) - 4 * 44100) < 2048
+        assert open_track(one).declared_samples is None
 
     def test_a_flac_without_a_length(self, song: Callable[..., Path]) -> None:
         """As who writes into a pipe leaves it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,6 +171,25 @@ def test_tracks_of_one_name_wait_for_each_other(track: Path) -> None:
         stems.publish(place, folder)
     assert publish(other).name == "01 Title.mp3.stems"
     assert (folder / "vocals.flac").read_text() == "of the first"
+
+
+def test_two_that_come_at_once_do_not_both_get_in(track: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One makes its folder between the other's first look and its own."""
+    other = track.with_suffix(".mp3")
+    other.touch()
+    folder = stems.folder_for(track)
+    mkdir, entered = Path.mkdir, contextlib.ExitStack()
+
+    def with_company(path: Path, *arguments: Any, **more: Any) -> None:
+        if path.name.endswith("demixr-new"):
+            monkeypatch.undo()
+            entered.enter_context(publishing.workplace(other, folder))
+        mkdir(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "mkdir", with_company)
+    with entered, pytest.raises(BusyError), publishing.workplace(track, folder):
+        pass
+    assert sorted(os.listdir(track.parent)) == ["01 Title.flac", "01 Title.mp3"]
 
 
 def test_without_locks_the_last_one_wins(track: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,10 +77,11 @@ def unit(settings: Configuration, command: str) -> str:
     options = settings.daemon
     folders = [settings.music, settings.library.parent, settings.state_dir, options.watch_default, options.watch_singleton,
                Path.home() / ".cache", Path.home() / ".config" / "beets"]  # fmt: skip
-    folders += [Path(os.environ[name]) for name in _ENVIRONMENT if os.environ.get(name)]
+    places = {name: os.path.abspath(place) for name in _ENVIRONMENT if (place := os.environ.get(name))}  # noqa: PTH100
+    folders += map(Path, places.values())
     quoted = [f'"-{folder}"' for folder in dict.fromkeys(folders) if folder]  # "-": it may not be there
-    environment = [f'Environment="{name}={value}"\n' for name in _ENVIRONMENT if (value := os.environ.get(name))]
-    parts = {"command": command, "environment": "".join(environment), "writable": " ".join(quoted)}
+    environment = "".join(f'Environment="{name}={place}"\n' for name, place in places.items())
+    parts = {"command": command, "environment": environment, "writable": " ".join(quoted)}
     return _UNIT.format(**{name: part.replace("%", "%%") for name, part in parts.items()})
 
 

@@ -61,7 +61,9 @@ def boxes(songs: Sequence[SongReport], path: Path) -> None:
     figure.suptitle(f"{len(songs)} song{'s' * (len(songs) != 1)}: boxes are quartiles, dots songs, lines and numbers medians",
                     fontsize=10)  # fmt: skip
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(systems)), frameon=False)
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(systems)), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     _save(figure, path)
 
 
@@ -117,7 +119,7 @@ def spectrograms(song: Song, estimates: Mapping[str, Mapping[str, Block]], path:
                     extent=(part.start / song.rate_hz, part.stop / song.rate_hz, 0, _ROWS),
                 )  # fmt: skip
             if target == targets[0]:
-                axes.set_title(name, fontsize=10)
+                axes.set_title(name, fontsize=10, parse_math=False)
         line[0].set_ylabel(f"$\\bf{{{target}}}$\nHz", fontsize=10)
     ticks = (50, 100, 200, 500, 1000, 2000, 5000, 10_000)
     grid[0, 0].set_yticks([_row_of(hz) for hz in ticks], [f"{hz // 1000}k" if hz >= 1000 else str(hz) for hz in ticks])

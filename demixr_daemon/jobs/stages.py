@@ -108,7 +108,7 @@ class Stages:
             raise DemixrError(f"{job.source}: beets imported nothing of it; a plugin or the import settings left it out")
         known = found.get("duplicates", False)
         if known:
-            _log.warning("%s: the library has it already (import: duplicate_action); what is there is separated", job.source)
+            _log.warning("%s: the library has it already; what is there is separated", job.source)
         if len(items) == 1 and not bad:
             item = items[0]
             self.ledger.hand_over(job, "separate", title=shown(item["title"]), item_id=item["id"], details=_of(item, job))
@@ -200,7 +200,7 @@ class _Report:
     def news(self, news: dict[str, Any]) -> None:
         """What the separating process tells."""
         speed = news["seconds"] / max(1e-3, time.monotonic() - self.begun)
-        left_s = (news["total_s"] - news["seconds"]) / speed if news["total_s"] and speed else None
+        left_s = max(0.0, news["total_s"] - news["seconds"]) / speed if news["total_s"] and speed else None
         self._write(news["progress"], speed, left_s)
 
     def _write(self, progress: float | None, speed: float | None, left_s: float | None) -> None:

@@ -204,6 +204,8 @@ def _probe_ffmpeg(path: Path) -> Track:
                 seconds = float(stream.duration * stream.time_base)
             elif container.duration:
                 seconds = container.duration / av.time_base
+            if container.format.name == "ogg" and _chained(path):
+                seconds = None  # FFmpeg's is that of the last stream alone
             declared = None if seconds is None else round(seconds * context.sample_rate)
             known = declared is not None and _DECLARING.search(container.format.name)
             layout = tuple(channel.name for channel in context.layout.channels)

@@ -175,6 +175,7 @@ def _direction(state: State, name: str) -> _Direction:
     inputs = _Linear(blocks, f"ih_{name}", torch.from_numpy(lstm.by_block(bias.numpy())), step=STEP, zero=ZERO)
     return _Direction(inputs, lstm.pack(recurrent.numpy()), lstm.by_block(scales.numpy()), recurrent.shape[1])
 
+
 _TOP = float(_LOUDEST)
 _ZERO_AND_HALF, _ONE_STEP = float(ZERO + 0.5), float(ZERO - 1)
 

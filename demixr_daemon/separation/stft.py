@@ -114,7 +114,6 @@ class InverseStft:
         return audio.transpose(1, 0, 2)  # in memory one target after the other, as files want them
 
 
-
 @numba.njit("void(complex64[:,:,::1], float32[:,:,::1])", fastmath=True, **SETTINGS)
 def _magnitudes(spectra, loudness):  # type: ignore[no-untyped-def]
     for t in range(spectra.shape[0]):

@@ -105,7 +105,6 @@ class Window:
         return targets
 
 
-
 @numba.njit("void(float32[:,:,::1], complex64[:,:,::1], complex64[:,:,::1])", **SETTINGS)
 def _mask(masks, x, y):  # type: ignore[no-untyped-def]
     for t in range(x.shape[0]):

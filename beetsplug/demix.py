@@ -94,9 +94,7 @@ class DemixPlugin(BeetsPlugin):
             if opts.remove:
                 self.remove(lib, items, pretend=opts.pretend, yes=opts.yes)
             elif opts.queue:
-                threshold = self.config["warning_threshold"].get(int)
-                few = not threshold or len(items) <= threshold
-                if few or opts.pretend or opts.yes or ui.input_yn(f"Queue {len(items)} tracks (Y/n)?"):
+                if opts.pretend or opts.yes or self.few(items) or ui.input_yn(f"Queue {len(items)} tracks (Y/n)?"):
                     asked = {key: value for key, value in given.items() if key != "quiet"}
                     self.hand_over(items, asked, pretend=opts.pretend)
             else:
@@ -142,11 +140,15 @@ class DemixPlugin(BeetsPlugin):
         if not self.config["quiet"].get(bool):
             self._log.info("{} tracks queued; `demixr status` shows them, `demixr run` is what does them", len(items))
 
+    def few(self, items: Sequence[Item]) -> bool:
+        """Whether they are so few that nobody needs to be asked."""
+        threshold = self.config["warning_threshold"].get(int)
+        return not threshold or len(items) <= threshold
+
     def confirmed(self, actions: Sequence[Planned], options: Options) -> bool:
         """Ask, if it is a great deal of work."""
         work = [action.item for action in actions if not action.current and not action.failed]
-        threshold = self.config["warning_threshold"].get(int)
-        if not threshold or len(work) <= threshold:
+        if self.few(work):
             return True
         needed = sum(stem_bytes(item, options) for item in work)
         free = shutil.disk_usage(work[0].filepath.parent).free

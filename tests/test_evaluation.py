@@ -253,7 +253,7 @@ def test_a_bad_song_is_one_line_and_the_rest_is_scored(
     assert len(list((tmp_path / "plots").iterdir())) == 2
 
 
-def test_stems_of_our_own_making_are_no_songs(musdb: Path, weights: Path, tmp_path: Path) -> None:
+def test_stems_of_our_own_making_are_no_songs(musdb: Path, weights: Path) -> None:
     from demixr_daemon.pipeline import demix, load
     from demixr_daemon.separation.models import ModelStore
     from demixr_daemon.settings import Options

@@ -7,11 +7,10 @@ import torch
 from demixr_daemon.separation.stft import BINS, HOP_SAMPLES, N_FFT, InverseStft, add_frames, magnitudes, room, stft
 
 
-@pytest.mark.parametrize("samples", [2049, 4096, 50_000])
-@pytest.mark.parametrize("block", [1, 700, 65_536])
+@pytest.mark.parametrize(("samples", "block"), [
+    (2049, 1), (2049, 700), (2049, 65_536), (4096, 1), (4096, 700), (4096, 65_536), (50_000, 700), (50_000, 65_536),
+])  # fmt: skip
 def test_equals_torch(samples: int, block: int) -> None:
-    if block == 1 and samples > 5000:
-        pytest.skip("slow, and no other case than with 4096 samples")
     audio = torch.randn(2, samples, generator=torch.Generator().manual_seed(samples))
     ours = torch.cat(list(stft(audio.split(block, 1))))
     whole = torch.stft(audio, N_FFT, HOP_SAMPLES, window=torch.hann_window(N_FFT), return_complex=True)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import datetime
 import json
-import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demixr_daemon import configuration
 from demixr_daemon.configuration import Configuration
 from demixr_daemon.errors import DemixrError
+from demixr_daemon.jobs import presence
 from demixr_daemon.jobs.listing import SqliteListing
 from demixr_daemon.jobs.view import STATES, UNFINISHED, JobRow
 
@@ -67,7 +65,8 @@ def _status(arguments: argparse.Namespace) -> int:
         rows, width = work.rows(arguments.limit, arguments.state), shutil.get_terminal_size().columns
         counts = work.counts()
         print("\n".join(table(rows, counts, width, states=arguments.state)))
-        if any(counts.get(state) for state in UNFINISHED) and not settings.daemon.jobs_url and not _at_work(settings.state_dir):
+        here = not settings.daemon.jobs_url  # of others' daemons this machine knows nothing
+        if here and any(counts.get(state) for state in UNFINISHED) and not presence.at_work(settings.state_dir):
             print("no daemon is at work: `demixr run` goes on with them")
         return 0
     drawn = 0
@@ -82,15 +81,6 @@ def _status(arguments: argparse.Namespace) -> int:
             time.sleep(_WATCH_S)
     except KeyboardInterrupt:
         return 0
-
-
-def _at_work(state_dir: Path) -> bool:
-    """Whether a daemon of this machine lives: each writes its process down, see :mod:`demixr_daemon.jobs.workflow`."""
-    for lock in state_dir.glob("worker-*.lock"):
-        with contextlib.suppress(OSError, ValueError):
-            os.kill(int(lock.read_text("ascii")), 0)
-            return True
-    return False
 
 
 def table(

@@ -8,6 +8,7 @@
     stages     what is done: download → import → separate → record
     turns      how that goes, whatever the stage: room on the disk, errors, another try
     workflow   who does it when: dbos hands out the stages, and takes over those of a dead worker
+    presence   which daemons are at work on this machine
     child      a process that does the work, seen from here
 
 Each stage is a workflow of its own and hands the job over to the next one's queue: the job's row and the next workflow are

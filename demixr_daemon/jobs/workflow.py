@@ -7,18 +7,16 @@ can be repeated whole.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSPortableJSONSerializer
 
 from demixr_daemon.errors import JobsError, shown
+from demixr_daemon.jobs import presence
 from demixr_daemon.jobs.database import APPLICATION, APPLICATION_VERSION, QUEUES, WORKFLOW, Database
 from demixr_daemon.jobs.ledger import Ledger
 from demixr_daemon.settings import DaemonOptions
@@ -50,7 +48,7 @@ class Workflows:
         self._database = database
         self._options = options
         self.name = options.worker or socket.gethostname()
-        self._lock = _only_one(state_dir, self.name)
+        self._lock = presence.hold(state_dir, self.name)
         self._here = None if database.file else _Presence(database, self.name)
         self._busy: bool | None = None
 
@@ -157,20 +155,3 @@ class _Presence:
 
 def _lock_name(name: str) -> str:
     return f"demixr worker {name}"
-
-
-def _only_one(state_dir: Path, name: str) -> IO[str]:
-    """Hold the lock of this name on this machine, for as long as the process lives."""
-    path = state_dir / f"worker-{name.replace(os.sep, '_')}.lock"
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = open(path, "a+", encoding="ascii")  # noqa: SIM115 -- held until the process ends
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise JobsError(f"a daemon is at work already (process {lock.read().strip() or 'unknown'}); `systemctl --user status "
-                        "demixr` or `demixr status` tell more") from None  # fmt: skip
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock

@@ -38,7 +38,7 @@ class StemWriter:
     ) -> None:  # fmt: skip
         self._format = FORMATS[fmt]
         if channels > self._format.max_channels:
-            instead = "flac or wav" if channels <= FORMATS["flac"].max_channels and fmt != "flac" else "wav"
+            instead = "flac or wav" if channels <= FORMATS["flac"].max_channels else "wav"
             raise SettingError(f"{fmt} holds at most {self._format.max_channels} channels, the track has {channels}; "
                                f"use format {instead}")  # fmt: skip
         if rate_hz > self._format.max_rate_hz:

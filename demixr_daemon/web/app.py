@@ -7,7 +7,6 @@ sent and never held in memory; it has one thread a request and keeps idle connec
 from __future__ import annotations
 
 import mimetypes
-import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -150,12 +149,13 @@ class PageServer:
                               server_name="demixr", timeout=20, shutdown_timeout=3)  # fmt: skip
         self._server.max_request_body_size = (settings.upload_mb << 20) + _LONGEST_BODY
         self._server.max_request_header_size = 1 << 16
-        try:
-            if settings.certificate:
+        if settings.certificate:
+            try:
                 self._server.ssl_adapter = BuiltinSSLAdapter(settings.certificate, settings.private_key)
+            except OSError as error:  # ssl's own are among them
+                raise SettingError(f"demix.daemon.web.certificate: {error}; check certificate and private_key") from error
+        try:
             self._server.prepare()
-        except (ssl.SSLError, FileNotFoundError) as error:
-            raise SettingError(f"demix.daemon.web.certificate: {error}; check certificate and private_key") from error
         except OSError as error:
             raise AddressTaken(f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
                                "choose another demix.daemon.web.port") from error  # fmt: skip

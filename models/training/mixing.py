@@ -88,13 +88,12 @@ def _random_parts(library: Library, length: int, targets: tuple[str, ...], rng: 
 def _whole_parts(song: Song, length: int, rng: np.random.Generator) -> dict[str, Part]:
     """One moment of a song, its balance shaken a little."""
     source_length = int(length * rng.choice(SPEEDS))
-    samples = min(len(stem.samples) for stem in song.stems.values())
+    stems = {target: stem for target, stem in song.stems.items() if target in TARGETS}
+    samples = min(len(stem.samples) for stem in stems.values())
     start = int(rng.integers(0, max(1, samples - source_length)))
-    level = np.sqrt(sum(stem.level**2 for stem in song.stems.values()))
+    level = np.sqrt(sum(stem.level**2 for stem in stems.values()))
     parts = {}
-    for target in TARGETS:
-        if (stem := song.stems.get(target)) is None:
-            continue
+    for target, stem in stems.items():
         gain = 10 ** (rng.normal(0, 2) / 20) * 0.2 / max(level, 1e-6)
         sound = at_speed(stem.crop(start, source_length), length, 0.0, rng) * gain
         parts[target] = Part(panned(sound, rng), _low_cut_hz(target, song.bass_in_other, rng))

@@ -1,12 +1,13 @@
 """The service: looks at what comes in, lets jobs run, and ends in good order.
 
-A loop of small steps with the time passed in; signal handlers set flags.
+A loop of small steps with the time passed in; signal handlers put their numbers into a queue that bears being interrupted.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import threading
 import time
@@ -79,7 +80,7 @@ class Daemon:
         self.workflows = Workflows(self.database, settings.daemon, settings.state_dir, self.turns.run)
         self._watch = Watch([])
         self._queue_file: QueueFile | None = None
-        self._stop, self._reload = threading.Event(), threading.Event()
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._chores = [
             Chore(_STEP_S, lambda: self._pace() if self.database.changed() else None),
             Chore(10.0, self._pace),
@@ -93,19 +94,24 @@ class Daemon:
 
     def run(self) -> None:
         """Serve until TERM or INT; HUP reads the configuration again."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop.set())
-        signal.signal(signal.SIGHUP, lambda *_: self._reload.set())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda got, _: self._signals.put(got))
         self._take_in()
         self.workflows.start()
         serve_web(self)
         _log.info("at work: %s; jobs in %s", ", ".join(self.settings.daemon.stages), self.database.place)
-        while not self._stop.wait(_STEP_S):
-            if self._reload.is_set():
-                self._reload.clear()
+        while (got := self._signal()) in (None, signal.SIGHUP):
+            if got:
                 self.reload()
             self.step(time.monotonic())
         self.end()
+
+    def _signal(self) -> int | None:
+        """The next signal, or None after a while without any."""
+        try:
+            return self._signals.get(timeout=_STEP_S)
+        except queue.Empty:
+            return None
 
     def step(self, now: float) -> None:
         """Do what is due.

@@ -470,12 +470,11 @@ def guarded(listening: Listening) -> Iterator[str]:
     """A page that wants a token."""
     settings = WebSettings(port=0, token=TOKEN, hosts=("music.example",))
     server = PageServer(create_app(opened(listening.base / "library.db", listening.music), settings), settings)
-    thread = threading.Thread(target=server.run)
-    thread.start()
+    server.start()
     yield server.url
     server.stop()
-    thread.join(20)
-    assert not thread.is_alive()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(server.url, timeout=20)
 
 
 def test_a_token_is_asked_for_once(guarded: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from typing import Any
 
 from demixr_daemon import configuration
@@ -26,10 +27,11 @@ def _web(arguments: argparse.Namespace) -> int:
     options = WebSettings.of(settings.web | given)
     work = Jobs(Database(settings.daemon.jobs_url, settings.state_dir))
     server = page_server(settings, options, work)
-    print(f"the page is at {server.url}", flush=True)
     try:
-        server.run()
+        server.start()
+        print(f"the page is at {server.url}", flush=True)
+        while True:
+            time.sleep(1)
     finally:
         server.stop()
-    return 0
 

@@ -13,20 +13,23 @@ T = TypeVar("T")
 def in_background(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The same items, made in a thread of their own, up to ``depth`` before they are asked for.
 
-    What the thread raises is raised here. Closing the generator ends the thread after the item that it is at.
+    What the thread raises is raised here. Closing the generator ends the thread after the item that it is at. Simple queues
+    alone connect the two: Ctrl-C in the midst of any other lock of :mod:`threading` could leave it held.
     """
-    made: queue.Queue[T] = queue.Queue()
-    room = threading.Semaphore(depth - 1)
+    made: queue.SimpleQueue[T] = queue.SimpleQueue()
+    room: queue.SimpleQueue[None] = queue.SimpleQueue()
+    for _ in range(depth - 1):
+        room.put(None)
     end = object()
-    left = threading.Event()
+    left = False
     failure: list[BaseException] = []
 
     def make() -> None:
         try:
             for item in items:
                 made.put(item)
-                room.acquire()
-                if left.is_set():
+                room.get()
+                if left:
                     break
         except BaseException as error:
             failure.append(error)
@@ -37,12 +40,12 @@ def in_background(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     try:
         thread.start()
         while (item := made.get()) is not end:
-            room.release()
+            room.put(None)
             yield item
         if failure:
             raise failure.pop()  # kept, it would keep this frame, and all that the generator holds, alive
     finally:
-        left.set()
-        room.release()
+        left = True
+        room.put(None)
         if thread.ident:
             thread.join()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 
 from demixr_daemon.configuration import Configuration
 from demixr_daemon.jobs.view import Work
@@ -27,7 +26,7 @@ def start(settings: Configuration, work: Work) -> PageServer | None:
     except AddressTaken as error:
         _log.error("%s", error)
         return None
-    threading.Thread(target=server.run, name="web", daemon=True).start()
+    server.start()
     _log.info("the page is at %s", server.url)
     return server
 

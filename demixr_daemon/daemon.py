@@ -43,6 +43,7 @@ class Chore:
     """It may take its time, and does so in a thread."""
     due: float = 0.0
     _thread: threading.Thread | None = None
+    _told: str = ""
 
     def step(self, now: float) -> None:
         """Do it if it is due."""
@@ -55,11 +56,14 @@ class Chore:
                 self.run()
 
     def run(self) -> None:
-        """Do it now; what goes wrong is told, and tried again next time."""
+        """Do it now; what goes wrong is tried again next time, and told once."""
         try:
             self.do()
+            self._told = ""
         except (DemixrError, OSError) as error:
-            _log.error("%s", error)
+            if str(error) != self._told:
+                self._told = str(error)
+                _log.error("%s", error)
         except Exception:
             _log.exception("an error of this program")
 

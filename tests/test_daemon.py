@@ -292,6 +292,19 @@ def test_a_watched_folder_inside_the_music_is_refused(tmp_path: Path, weights: P
     assert "demix.daemon.watch.default" in answer.stderr or "demix.daemon.watch.singleton" in answer.stderr
 
 
+def test_a_queue_file_that_cannot_be_read_is_told_once(home: Home) -> None:
+    home.urls.mkdir()
+    assert f"{home.urls} is not a file that can be read" in home.demixr("doctor").stdout
+    home.start()
+    home.wait(lambda: home.log.exists() and "Is a directory" in home.log.read_text())
+    home.song(home.singles / "a.flac", "Beside")
+    home.wait_for_jobs(1)
+    home.urls.rmdir()
+    home.urls.write_text("no-url\n")
+    home.wait(lambda: "no-url: queued" in home.log.read_text())
+    assert home.log.read_text().count("Is a directory") == 1
+
+
 def test_doctor_and_install(home: Home) -> None:
     answer = home.demixr("doctor")
     assert "ok    music folder" in answer.stdout

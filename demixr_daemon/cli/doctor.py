@@ -69,8 +69,8 @@ def _writable(path: Path) -> str:
 
 def _readable(path: Path | None) -> str:
     assert path
-    if not os.access(path, os.R_OK):
-        raise Ailing(f"{shown(path)} cannot be read; make it, an empty file will do")
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise Ailing(f"{shown(path)} is not a file that can be read; make it, an empty one will do")
     return shown(path)
 
 

@@ -171,8 +171,13 @@ class Daemon:
 
     def _read_queue_file(self) -> None:
         if self._queue_file:
-            for url in self._queue_file.poll():
-                key = self.work.add_url(url)
+            urls = self._queue_file.poll()
+            for done, url in enumerate(urls):
+                try:
+                    key = self.work.add_url(url)
+                except DemixrError:
+                    self._queue_file.forget(urls[done:])
+                    raise
                 _log.info("%s: queued (job %s)", shown(url), key)
 
     def _pace(self) -> None:

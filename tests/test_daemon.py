@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -303,6 +305,19 @@ def test_a_queue_file_that_cannot_be_read_is_told_once(home: Home) -> None:
     home.urls.write_text("no-url\n")
     home.wait(lambda: "no-url: queued" in home.log.read_text())
     assert home.log.read_text().count("Is a directory") == 1
+
+
+def test_a_url_is_kept_while_the_jobs_cannot_be_written(home: Home) -> None:
+    home.start()
+    home.wait(lambda: home.log.exists() and "at work" in home.log.read_text())
+    with contextlib.closing(sqlite3.connect(home.work.database.file or "", timeout=30)) as jobs:
+        jobs.execute("ALTER TABLE demixr_jobs RENAME TO away")
+        home.urls.write_text("no-url\n")
+        home.wait(lambda: "demixr_jobs" in home.log.read_text())
+        time.sleep(2)  # the file is looked at every second
+        assert "queued" not in home.log.read_text()
+        jobs.execute("ALTER TABLE away RENAME TO demixr_jobs")
+    home.wait(lambda: "no-url: queued" in home.log.read_text())
 
 
 def test_doctor_and_install(home: Home) -> None:

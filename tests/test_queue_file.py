@@ -27,6 +27,14 @@ def test_the_first_poll_tells_all_and_the_next_nothing(path: Path) -> None:
     assert path.read_text() == "https://a/1\nhttps://a/2\n"
 
 
+def test_what_could_not_be_taken_in_is_told_again(path: Path) -> None:
+    path.write_text("https://a/1\nhttps://a/2\nhttps://a/3\n")
+    queue = QueueFile(path)
+    queue.forget(queue.poll()[1:])
+    assert queue.poll() == ["https://a/2", "https://a/3"]
+    assert queue.poll() == []
+
+
 @pytest.mark.parametrize("content", [
     b"https://a/1\n# no\n; no\n] no\n\n   \nhttps://a/2\n",
     b"\xef\xbb\xbfhttps://a/1\r\nhttps://a/2#part\r\n",

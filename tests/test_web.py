@@ -470,11 +470,12 @@ def guarded(listening: Listening) -> Iterator[str]:
     """A page that wants a token."""
     settings = WebSettings(port=0, token=TOKEN, hosts=("music.example",))
     server = PageServer(create_app(opened(listening.base / "library.db", listening.music), settings), settings)
-    server.start()
+    thread = threading.Thread(target=server.run)
+    thread.start()
     yield server.url
     server.stop()
-    with pytest.raises(requests.ConnectionError):
-        requests.get(server.url, timeout=20)
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 def test_a_token_is_asked_for_once(guarded: str) -> None:
@@ -544,9 +545,11 @@ def test_demixr_web_serves_the_page_alone(listening: Listening) -> None:
     process, url = demixr_web(listening)
     try:
         assert requests.get(f"{url}api/state", timeout=30).json()["work"] is True
+        events = requests.get(f"{url}api/work/events", stream=True, timeout=30)  # which it does not wait for
     finally:
         process.send_signal(2)
         assert process.wait(90) == 130
+    events.close()
 
 
 def test_the_readme_tells_of_every_setting_of_the_page() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import time
+import os
+import signal
 from typing import Any
 
 from demixr_daemon import configuration
@@ -17,6 +18,9 @@ def add_to(commands: Any) -> None:
 
 
 def _web(arguments: argparse.Namespace) -> int:
+    # Ctrl-C ends it there and then, as kill does: an exception within the server's queues would leave locks held that its
+    # threads are waited for with, and nothing is lost.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     from demixr_daemon.jobs.database import Database
     from demixr_daemon.jobs.work import Jobs
     from demixr_daemon.web.service import page_server
@@ -27,11 +31,10 @@ def _web(arguments: argparse.Namespace) -> int:
     options = WebSettings.of(settings.web | given)
     work = Jobs(Database(settings.daemon.jobs_url, settings.state_dir))
     server = page_server(settings, options, work)
+    print(f"the page is at {server.url}", flush=True)
     try:
-        server.start()
-        print(f"the page is at {server.url}", flush=True)
-        while True:
-            time.sleep(1)
+        server.run()
     finally:
         server.stop()
+    return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from demixr_daemon.errors import DemixrError, shown
@@ -54,6 +54,11 @@ class QueueFile:
         new = [url for url in dict.fromkeys(filter(None, map(_url, lines))) if url not in self._told]
         self._told.update(new)
         return new
+
+    def forget(self, urls: Iterable[str]) -> None:
+        """Let the next poll tell them again: they could not be taken in."""
+        self._told.difference_update(urls)
+        self._content = b""
 
     def _rests(self, last: bytes) -> bool:
         """Whether the line that has no end yet is all that comes."""

@@ -47,5 +47,5 @@ def in_background(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     finally:
         left = True
         room.put(None)
-        if thread.ident:
+        if thread.is_alive():
             thread.join()

@@ -7,7 +7,6 @@ sent and never held in memory; it has one thread a request and keeps idle connec
 from __future__ import annotations
 
 import mimetypes
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,7 +138,7 @@ class AddressTaken(SettingError):
 
 
 class PageServer:
-    """The application on its address.
+    """The application on its address. :meth:`run` blocks until :meth:`stop` is called from another thread.
 
     :raises SettingError: the address cannot be had, or the certificate cannot be read.
     """
@@ -164,9 +163,9 @@ class PageServer:
         shown = f"[{host}]" if ":" in str(host) else host
         self.url = f"{'https' if settings.certificate else 'http'}://{shown}:{port}/"
 
-    def start(self) -> None:
-        """Serve, in threads of its own: Ctrl-C in the server's queues would leave locks held that :meth:`stop` waits for."""
-        threading.Thread(target=self._server.serve, name="web", daemon=True).start()
+    def run(self) -> None:
+        """Serve until stopped."""
+        self._server.serve()
 
     def stop(self) -> None:
         """End every stream and stop serving."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 from demixr_daemon.configuration import Configuration
 from demixr_daemon.jobs.view import Work
@@ -26,7 +27,7 @@ def start(settings: Configuration, work: Work) -> PageServer | None:
     except AddressTaken as error:
         _log.error("%s", error)
         return None
-    server.start()
+    threading.Thread(target=server.run, name="web", daemon=True).start()
     _log.info("the page is at %s", server.url)
     return server
 

@@ -102,7 +102,7 @@ class Daemon:
             signal.signal(number, lambda got, _: self._signals.put(got))
         self._take_in()
         self.workflows.start()
-        serve_web(self)
+        service.start(self.settings, self.work)
         _log.info("at work: %s; jobs in %s", ", ".join(self.settings.daemon.stages), self.database.place)
         while (got := self._signal()) in (None, signal.SIGHUP):
             if got:
@@ -203,11 +203,6 @@ def check(settings: Configuration) -> None:
         if folder and (_inside(folder, settings.music) or _inside(settings.music, folder)):
             raise SettingError(f"demix.daemon.watch.{key}: {shown(folder)} and the music folder {shown(settings.music)} are "
                                "one in the other; watch a folder outside of it")  # fmt: skip
-
-
-def serve_web(daemon: Daemon) -> None:
-    """Serve the page, in threads of its own."""
-    service.start(daemon.settings, daemon.work)
 
 
 def _inside(path: Path, other: Path) -> bool:

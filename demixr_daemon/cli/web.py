@@ -32,9 +32,6 @@ def _web(arguments: argparse.Namespace) -> int:
     work = Jobs(Database(settings.daemon.jobs_url, settings.state_dir))
     server = page_server(settings, options, work)
     print(f"the page is at {server.url}", flush=True)
-    try:
-        server.run()
-    finally:
-        server.stop()
+    server.run()
     return 0
 

@@ -104,7 +104,6 @@ def create_page(
     work.register(page, jobs, feed, uploads, tuple(models))
     page.register_error_handler(DemixrError, told)
     page.register_error_handler(HTTPException, refused)
-    page.record(lambda state: state.app.extensions.setdefault("demixr_feeds", []).append(feed))
     return page
 
 
@@ -144,7 +143,6 @@ class PageServer:
     """
 
     def __init__(self, app: Flask, settings: WebSettings) -> None:
-        self._feeds = [feed for feed in app.extensions.get("demixr_feeds", []) if feed is not None]
         self._server = Server((settings.host, settings.port), app, numthreads=_THREADS, request_queue_size=_WAITING,
                               server_name="demixr", timeout=20, shutdown_timeout=3)  # fmt: skip
         self._server.max_request_body_size = (settings.upload_mb << 20) + _LONGEST_BODY
@@ -168,7 +166,5 @@ class PageServer:
         self._server.serve()
 
     def stop(self) -> None:
-        """End every stream and stop serving."""
-        for feed in self._feeds:
-            feed.close()
+        """Stop serving, when the streams have ended."""
         self._server.stop()

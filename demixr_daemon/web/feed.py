@@ -33,12 +33,11 @@ class Feed:
         self._listeners = 0
         self._looking = False
         self._text = ""
-        self._closed = False
 
     def join(self) -> bool:
         """Take a place; False if there is none."""
         with self._changed:
-            if self._listeners >= LISTENERS or self._closed:
+            if self._listeners >= LISTENERS:
                 return False
             self._listeners += 1
             if not self._looking:
@@ -57,19 +56,11 @@ class Feed:
         yield "retry: 2000\n\n"
         while time.monotonic() - begun < _LONGEST_S:
             with self._changed:
-                if self._text == told and not self._closed:
+                if self._text == told:
                     self._changed.wait(_HEARTBEAT_S)
                 text = self._text
-                if self._closed:
-                    return
             yield f"data: {text}\n\n" if text != told else ": \n\n"  # a comment shows whether anyone is still there
             told = text
-
-    def close(self) -> None:
-        """End every stream."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
 
     def _look(self) -> None:
         while True:
@@ -78,7 +69,7 @@ class Feed:
             except Exception as error:  # whatever the jobs' store says, the listeners are told
                 text = json.dumps({"error": f"the jobs cannot be read: {error}"})
             with self._changed:
-                if not self._listeners or self._closed:
+                if not self._listeners:
                     self._looking = False
                     return
                 if text != self._text:

@@ -14,22 +14,21 @@ from demixr_daemon.web.settings import WebSettings
 _log = logging.getLogger("demixr")
 
 
-def start(settings: Configuration, work: Work) -> PageServer | None:
+def start(settings: Configuration, work: Work) -> None:
     """Serve the page until the process ends; where the address is taken, say so and let the daemon work without it.
 
     :raises SettingError: a setting of the page is wrong.
     """
     options = WebSettings.of(settings.web)
     if not options.enabled:
-        return None
+        return
     try:
         server = page_server(settings, options, work)
     except AddressTaken as error:
         _log.error("%s", error)
-        return None
+        return
     threading.Thread(target=server.run, name="web", daemon=True).start()
     _log.info("the page is at %s", server.url)
-    return server
 
 
 def page_server(settings: Configuration, options: WebSettings, work: Work) -> PageServer:
